@@ -1,0 +1,1 @@
+"""qcompiler: PyTorch models in, fast and exact integer programs out."""

@@ -1,0 +1,1 @@
+"""The operations, one class each, one file a family."""

@@ -1,0 +1,1 @@
+"""The kernel templates, one per family; the instruction set is data."""
