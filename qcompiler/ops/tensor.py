@@ -1,0 +1,359 @@
+"""Inputs, constants and data movement."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.graph import Node
+from qcompiler.op import Movement, Op
+from qcompiler.types import Dim, DType, QParams, Sym, TensorType, TupleType, Type
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Input(Op):
+    """A value given by the caller; its type is its declaration."""
+
+    type: TensorType
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return self.type
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        raise TypeError("an input has no value of its own; the interpreter binds it")
+
+
+@dataclass(frozen=True, eq=False)
+class Const(Op):
+    """A value known at compile time. `quant` is set when it holds codes."""
+
+    value: torch.Tensor
+    quant_params: QParams | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of dtype, shape and bytes: two constants with equal digests are one."""
+        import torch
+
+        value = self.value.detach().contiguous()
+        head = f"{value.dtype}{tuple(value.shape)}".encode()
+        data = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        return hashlib.sha256(head + data).hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Const) and self.quant_params == other.quant_params
+        return same and self.digest == other.digest  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.quant_params))
+
+    def __repr__(self) -> str:
+        return f"const(#{self.digest})"
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return TensorType(tuple(self.value.shape), DType.of(self.value.dtype), self.quant_params)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.value
+
+
+def const(value: Any, dtype: DType | None = None, name: str = "") -> Node:
+    """A Const node from a tensor, number or list (float32 and int32 unless given)."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        value = torch.tensor(value)
+        if dtype is None:
+            dtype = DType.FLOAT32 if value.dtype.is_floating_point else DType.INT32
+    if dtype is not None:
+        value = value.to(dtype.torch)
+    return Const(value.detach())(name=name)
+
+
+@dataclass(frozen=True)
+class Tuple(Op):
+    """Several values as one, for ops with several results."""
+
+    def infer(self, *inputs: TensorType) -> TupleType:
+        return TupleType(tuple(inputs))
+
+    def eval(self, *inputs: torch.Tensor) -> Any:
+        return tuple(inputs)
+
+
+@dataclass(frozen=True)
+class Get(Op):
+    """One result of an op that has several."""
+
+    index: int
+
+    def type_of(self, inputs: Sequence[Node]) -> Type:
+        (source,) = inputs
+        self.expects(isinstance(source.type, TupleType), "an op with several results", source.type)
+        assert isinstance(source.type, TupleType)
+        self.expects(0 <= self.index < len(source.type.items), "an index in range", self.index)
+        return source.type.items[self.index]
+
+    def eval(self, *inputs: Any) -> torch.Tensor:
+        value: torch.Tensor = inputs[0][self.index]
+        return value
+
+
+def _keep(x: TensorType, shape: tuple[Dim, ...], axis: int | None = None) -> TensorType:
+    """The type after a movement: codes keep per-tensor parameters, or those moved to `axis`."""
+    quant = x.quant
+    if quant is not None and not quant.per_tensor:
+        quant = quant.moved(axis) if axis is not None else None
+    return TensorType(shape, x.dtype, quant)
+
+
+@dataclass(frozen=True)
+class Reshape(Movement):
+    """The same elements in row-major order under another shape."""
+
+    shape: tuple[Dim, ...]
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (x,) = inputs
+        if x.static and all(isinstance(d, int) for d in self.shape):
+            size = TensorType(self.shape, x.dtype).size
+            self.expects(x.size == size, f"{x.size} elements", self.shape)
+        axis = x.quant.axis if x.quant else None
+        same = axis is not None and x.shape[: axis + 1] == self.shape[: axis + 1]
+        return _keep(x, self.shape, axis if same else None)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].reshape([d for d in self.shape if isinstance(d, int)])
+
+
+@dataclass(frozen=True)
+class Permute(Movement):
+    """`y.shape[k] = x.shape[dims[k]]`."""
+
+    dims: tuple[int, ...]
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (x,) = inputs
+        self.expects(sorted(self.dims) == list(range(x.rank)), f"a permutation of {x.rank}", self)
+        axis = self.dims.index(x.quant.axis) if x.quant and x.quant.axis is not None else None
+        return _keep(x, tuple(x.shape[d] for d in self.dims), axis)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].permute(self.dims).contiguous()
+
+
+@dataclass(frozen=True)
+class Slice(Movement):
+    """`x[..., start:stop:step, ...]` along one axis, 0 <= start <= stop <= dim, step > 0."""
+
+    axis: int
+    start: Dim
+    stop: Dim
+    step: int = 1
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (x,) = inputs
+        self.expects(0 <= self.axis < x.rank and self.step > 0, "an axis and a step > 0", self)
+        dim = x.shape[self.axis]
+        if isinstance(self.stop, int) and isinstance(dim, int) and isinstance(self.start, int):
+            self.expects(0 <= self.start <= self.stop <= dim, f"a range in 0..{dim}", self)
+        size = (self.stop - self.start + (self.step - 1)) // self.step
+        shape = (*x.shape[: self.axis], size, *x.shape[self.axis + 1 :])
+        axis = x.quant.axis if x.quant and x.quant.axis != self.axis else None
+        return _keep(x, shape, axis)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        index = [slice(None)] * inputs[0].ndim
+        index[self.axis] = slice(self.start, self.stop, self.step)
+        return inputs[0][tuple(index)]
+
+
+@dataclass(frozen=True)
+class Concat(Movement):
+    """The operands one after the other along an axis; codes must share their parameters."""
+
+    axis: int
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        x = inputs[0]
+        self.expects(0 <= self.axis < x.rank, "an axis of the operands", self, x)
+        total: Dim = 0
+        for y in inputs:
+            rest = [k for k in range(x.rank) if k != self.axis]
+            fits = y.rank == x.rank and all(y.shape[k] == x.shape[k] for k in rest)
+            self.expects(fits, "equal shapes beside the axis", *inputs)
+            self.expects(y.dtype == x.dtype, "one dtype", *inputs)
+            self.expects(y.quant == x.quant, "equal quantization parameters", x.quant, y.quant)
+            total = total + y.shape[self.axis]
+        return _keep(x, (*x.shape[: self.axis], total, *x.shape[self.axis + 1 :]))
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.cat(inputs, self.axis)
+
+
+@dataclass(frozen=True)
+class Pad(Movement):
+    """A border of one value: `pads` is (before, after) per axis; on codes `value` is a code."""
+
+    pads: tuple[tuple[int, int], ...]
+    value: float = 0.0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (x,) = inputs
+        self.expects(len(self.pads) == x.rank, f"{x.rank} pairs", self.pads)
+        return _keep(x, tuple(d + (a + b) for d, (a, b) in zip(x.shape, self.pads, strict=True)))
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        import torch.nn.functional as F
+
+        flat = [p for pair in reversed(self.pads) for p in pair]
+        return F.pad(inputs[0], flat, value=self.value)
+
+
+@dataclass(frozen=True)
+class Expand(Movement):
+    """Dimensions of size 1 repeated to `shape`; leading dimensions may be added."""
+
+    shape: tuple[Dim, ...]
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (x,) = inputs
+        pairs = zip(reversed(x.shape), reversed(self.shape), strict=False)
+        fits = len(self.shape) >= x.rank and all(d in (1, s) for d, s in pairs)
+        self.expects(fits, "a shape the operand broadcasts to", x, self.shape)
+        return _keep(x, self.shape)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].expand([d for d in self.shape if isinstance(d, int)]).contiguous()
+
+
+@dataclass(frozen=True)
+class Flip(Movement):
+    """The order of elements reversed along axes."""
+
+    axes: tuple[int, ...]
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return _keep(inputs[0], inputs[0].shape)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].flip(self.axes)
+
+
+@dataclass(frozen=True)
+class Dilate(Movement):
+    """`value` (a code, on codes) inserted between elements: size d becomes (d - 1) * s + 1."""
+
+    strides: tuple[int, ...]
+    value: float = 0.0
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (x,) = inputs
+        self.expects(len(self.strides) == x.rank, f"{x.rank} strides", self.strides)
+        dims = zip(x.shape, self.strides, strict=True)
+        return _keep(x, tuple((d - 1) * s + 1 for d, s in dims))
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (x,) = inputs
+        shape = [(d - 1) * s + 1 for d, s in zip(x.shape, self.strides, strict=True)]
+        y = x.new_full(shape, self.value)
+        y[tuple(slice(None, None, s) for s in self.strides)] = x
+        return y
+
+
+@dataclass(frozen=True)
+class Gather(Movement):
+    """`x` indexed along `axis` by an integer tensor: embedding (axis 0), index_select.
+
+    An index out of range is an error, as in PyTorch; negative ones are not accepted.
+    """
+
+    axis: int
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        x, index = inputs
+        self.expects(index.dtype in (DType.INT64, DType.INT32), "integer indices", index)
+        self.expects(0 <= self.axis < x.rank, "an axis of the operand", self, x)
+        shape = (*x.shape[: self.axis], *index.shape, *x.shape[self.axis + 1 :])
+        quant = x.quant if x.quant and x.quant.per_tensor else None
+        return TensorType(shape, x.dtype, quant)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        x, index = inputs
+        size = x.shape[self.axis]
+        if index.numel() and not bool(((index >= 0) & (index < size)).all()):
+            got = f"{int(index.min())}..{int(index.max())}"
+            raise IndexError(f"gather: expected indices in 0..{size - 1}, got {got}")
+        shape = (*x.shape[: self.axis], *index.shape, *x.shape[self.axis + 1 :])
+        return x.index_select(self.axis, index.reshape(-1)).reshape(shape)
+
+
+@dataclass(frozen=True)
+class GatherElements(Movement):
+    """`y[i][j] = x[i][index[i][j]]` along `axis` (torch.gather)."""
+
+    axis: int
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        x, index = inputs
+        self.expects(x.rank == index.rank, "operands of one rank", x, index)
+        return _keep(x, index.shape)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].gather(self.axis, inputs[1].long())
+
+
+@dataclass(frozen=True)
+class Arange(Op):
+    """`start, start + step, ...`, `size` values."""
+
+    start: int
+    step: int
+    size: Dim
+    dtype: DType = DType.INT64
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return TensorType((self.size,), self.dtype)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        assert isinstance(self.size, int)
+        return (torch.arange(self.size) * self.step + self.start).to(self.dtype.torch)
+
+
+@dataclass(frozen=True)
+class Full(Op):
+    """A tensor of one value whose shape has symbolic dimensions (a Const otherwise)."""
+
+    shape: tuple[Dim, ...]
+    value: float
+    dtype: DType
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return TensorType(self.shape, self.dtype)
+
+    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        shape = [d for d in self.shape if isinstance(d, int)]
+        return torch.full(shape, self.value, dtype=self.dtype.torch)
+
+
+def bound_op(op: Op, values: dict[str, int]) -> Op:
+    """The op with its symbolic dimensions replaced by numbers, ready for eval."""
+    changes: dict[str, Any] = {}
+    for name, attr in vars(op).items():
+        if isinstance(attr, Sym):
+            changes[name] = attr.at(values)
+        elif isinstance(attr, tuple) and any(isinstance(d, Sym) for d in attr):
+            changes[name] = tuple(d.at(values) if isinstance(d, Sym) else d for d in attr)
+    return replace(op, **changes) if changes else op  # type: ignore[type-var]
