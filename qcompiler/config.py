@@ -1,0 +1,51 @@
+"""Every QC_* environment variable, typed, in one place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """debug: QC_DEBUG, 0..4. print: QC_PRINT, `all`, `changed` or a pass. dump: QC_DUMP, a folder.
+    check: QC_CHECK, compare numbers after each pass. bisect: QC_BISECT, run the first N optional
+    passes only (-1: all). repro: QC_REPRO, a folder for what reproduces a failure.
+    linker: QC_LINKER, the linker for cross builds."""
+
+    debug: int = 0
+    print: str = ""
+    dump: Path | None = None
+    check: bool = False
+    bisect: int = -1
+    repro: Path | None = None
+    linker: str = ""
+
+
+def from_env() -> Config:
+    """The configuration the environment asks for. Raises ValueError on a malformed number."""
+    get = os.environ.get
+    return Config(
+        debug=_number("QC_DEBUG", 0),
+        print=get("QC_PRINT", ""),
+        dump=_folder("QC_DUMP"),
+        check=_number("QC_CHECK", 0) > 0,
+        bisect=_number("QC_BISECT", -1),
+        repro=_folder("QC_REPRO"),
+        linker=get("QC_LINKER", ""),
+    )
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.lstrip("-").isdigit():
+        raise ValueError(f"{name}: expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _folder(name: str) -> Path | None:
+    text = os.environ.get(name, "")
+    return Path(text) if text else None
