@@ -22,7 +22,7 @@ class Algebra(Protocol[V]):
     """
 
     def const(self, value: float, dtype: str = "float32", /) -> V:
-        """A scalar; a float32 constant is the double `value` rounded once; inf and NaN may occur."""
+        """A scalar; float32 is the double `value` rounded once; inf and NaN may occur."""
 
     def add(self, a: V, b: V, /) -> V:
         """a + b; integers wrap, but every formula proves that they do not."""

@@ -13,7 +13,7 @@ from .algebra import Algebra, RowAlgebra
 V = TypeVar("V")
 
 ABSMAX_MIN = 2.0**-100
-"""Rows whose largest magnitude is below this get codes 0 and scale 0 (127 / absmax stays finite)."""
+"""Rows with a smaller absmax get codes 0 and scale 0, so that 127 / absmax stays finite."""
 
 RESIDUAL_BITS = 8
 """Fraction bits a convolution result keeps when a residual is added to it (design, section 5)."""
@@ -89,9 +89,7 @@ def residual_value(
     return n.cast(n.rint(clamp(n, scaled, lo, hi)), "int32")
 
 
-def int_add(
-    n: Algebra[V], qa: V, qb: V, za: V | int, zb: V | int, ma: V | int, mb: V | int
-) -> V:
+def int_add(n: Algebra[V], qa: V, qb: V, za: V | int, zb: V | int, ma: V | int, mb: V | int) -> V:
     """`(qa - za) * Ma + (qb - zb) * Mb` in int32, within it by the proof of `add_multipliers`.
 
     Requantize the result with `2^-F`.

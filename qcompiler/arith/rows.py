@@ -22,7 +22,7 @@ def row_variance(n: RowAlgebra[V], x: V) -> V:
 
 
 def softmax(n: RowAlgebra[V], x: V) -> V:
-    """`e * (1 / sum(e))`, `e = exp(x - max)`; relative error at most (K/16 + 8) eps + that of x - max.
+    """`e * (1 / sum(e))`, `e = exp(x - max)`.
 
     -inf gives 0 (masks); a row of only -inf, or with inf or NaN in it, is NaN, as in torch.
     """

@@ -118,7 +118,7 @@ class TorchAlgebra:
         steps = -(-size // LANES)
         padded = torch.nn.functional.pad(x, (0, steps * LANES - size))
         lanes = torch.zeros((*x.shape[:-1], LANES), dtype=x.dtype, device=x.device)
-        for step in padded.unflatten(-1, (steps, LANES)).unbind(-2):
+        for step in padded.reshape(*x.shape[:-1], steps, LANES).unbind(-2):
             lanes = lanes + step
         width = LANES
         while width > 1:

@@ -1,0 +1,159 @@
+"""Accumulator proofs: what an instruction adds in 16 bits, and whole sums in 32, provably fits.
+
+A proof is a constraint on the weight scale (design, section 6): codes shrink as the scale grows, so
+for each channel there is a smallest scale at which every group fits. The instruction's rule is the
+input; with no rule the constraint is empty.
+
+Bounds are over every subset of a group's products, in any order: an instruction may stop anywhere,
+and a padded activation is 0. So an activation range is widened to include 0 where it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .params import INT32_MAX, INT32_MIN, ArithError, quantize_weight, weight_scales
+
+
+@dataclass(frozen=True)
+class SumRule:
+    """How many adjacent products along the packed reduction axis are added in [lo, hi].
+
+    AVX2 `vpmaddubsw`: 2, and more where further ones are added in int16 before `vpmaddwd` widens.
+    An instruction that accumulates in 32 bits has no rule: pass None instead.
+    """
+
+    products: int
+    lo: int = -(2**15)
+    hi: int = 2**15 - 1
+
+    def __post_init__(self) -> None:
+        if self.products < 1 or not self.lo <= 0 <= self.hi:
+            raise ArithError(f"{self}: expected products >= 1 and lo <= 0 <= hi")
+
+
+def partial_sum_bounds(
+    w_codes: Tensor, a_lo: int, a_hi: int, products: int
+) -> tuple[Tensor, Tensor]:
+    """(min [C], max [C]), int64: the extreme sums of any group of `products` adjacent products.
+
+    w_codes: integer [C, K], in memory order, padding zeros included; activations in [a_lo, a_hi].
+    A last group that is short counts as padded with zeros. Exact: codes exist that reach them.
+    """
+    lows, highs = _group_bounds(w_codes, a_lo, a_hi, products)
+    return lows.amin(1), highs.amax(1)
+
+
+def fits(w_codes: Tensor, a_lo: int, a_hi: int, rule: SumRule | None) -> Tensor:
+    """bool [C], the accept test: no group of the channel can leave [rule.lo, rule.hi]."""
+    if rule is None:
+        return torch.ones(w_codes.shape[0], dtype=torch.bool)
+    low, high = partial_sum_bounds(w_codes, a_lo, a_hi, rule.products)
+    return (low >= rule.lo) & (high <= rule.hi)
+
+
+def proof_scale(w: Tensor, qmax: int, a_lo: int, a_hi: int, rule: SumRule | None) -> Tensor:
+    """float32 [C]: the smallest weight scale, at least `absmax / qmax`, at which all groups fit.
+
+    w: float [C, K] in memory order, padding zeros included. Exact to one float32 step: a binary
+    search over bit patterns, on the groups that do not fit at absmax / qmax, with codes made by
+    `quantize_weight`; the result's own codes pass `fits`, or it is an error. Any larger scale fits
+    too, so `weight_scales(proof=...)` may take a maximum.
+    """
+    base = weight_scales(w, 0, qmax=qmax)
+    if rule is None:
+        return base
+    lows, highs = _group_bounds(quantize_weight(w, base, 0, qmax), a_lo, a_hi, rule.products)
+    channel, group = ((lows < rule.lo) | (highs > rule.hi)).nonzero(as_tuple=True)
+    failing = _groups(w.detach().to(torch.float32), rule.products)[channel, group]
+    needed = _smallest_scales(failing, base[channel], qmax, (a_lo, a_hi), rule)
+    scale = base.scatter_reduce(0, channel, needed, "amax")
+    if not bool(fits(quantize_weight(w, scale, 0, qmax), a_lo, a_hi, rule).all()):
+        raise ArithError(f"no weight scale up to {float(scale.max())!r} satisfies {rule}")
+    return scale
+
+
+def int32_bounds(
+    w_codes: Tensor, bias: Tensor | None, zero_point: int, a_lo: int, a_hi: int
+) -> tuple[Tensor, Tensor]:
+    """(lo [C], hi [C]), int64: bounds of `bias - zp * sum(w) + sum(w * a)` and all partial sums.
+
+    w_codes [C, K], bias codes [C] or None, activation codes in [a_lo, a_hi]. Holds whether the
+    constant part is added first or last, so every int32 addition on the way is covered.
+    """
+    codes = w_codes.to(torch.int64)
+    start = -zero_point * codes.sum(1)
+    if bias is not None:
+        start = torch.minimum(start, start + bias) if zero_point else bias.to(torch.int64)
+    lows, highs = _group_bounds(codes, a_lo, a_hi, max(codes.shape[1], 1))
+    return start.clamp(max=0) + lows[:, 0], start.clamp(min=0) + highs[:, 0]
+
+
+def matmul_bounds(
+    k: int, a_range: tuple[int, int], za: int, b_range: tuple[int, int], zb: int
+) -> tuple[int, int]:
+    """(lo, hi) of `sum (a - za)(b - zb)` over at most k products, corrections in any order.
+
+    `sum(ab) - za sum(b) - zb sum(a) + k za zb`: the ranges are of codes; each term and each partial
+    sum of the four is covered.
+    """
+    a_lo, a_hi = min(a_range[0], 0), max(a_range[1], 0)
+    b_lo, b_hi = min(b_range[0], 0), max(b_range[1], 0)
+    products = [a * b for a in (a_lo, a_hi) for b in (b_lo, b_hi)]
+    terms = (
+        (min(products), max(products)),
+        _ordered(-za * b_lo, -za * b_hi),
+        _ordered(-zb * a_lo, -zb * a_hi),
+        _ordered(0, za * zb),
+    )
+    return k * sum(low for low, _ in terms), k * sum(high for _, high in terms)
+
+
+def fits_int32(lo: Tensor | int, hi: Tensor | int) -> bool:
+    """Whether all bounds lie within int32."""
+    low, high = torch.as_tensor(lo), torch.as_tensor(hi)
+    return bool((low >= INT32_MIN).all()) and bool((high <= INT32_MAX).all())
+
+
+def _groups(w: Tensor, products: int) -> Tensor:
+    """[C, K] -> [C, ceil(K / products), products], padded with zeros; at least one group."""
+    channels, size = w.shape
+    count = max(-(-size // products), 1)
+    padded = torch.nn.functional.pad(w, (0, count * products - size))
+    return padded.reshape(channels, count, products)
+
+
+def _group_bounds(w_codes: Tensor, a_lo: int, a_hi: int, products: int) -> tuple[Tensor, Tensor]:
+    """(min, max) of each group, int64 [C, groups]; codes of either sign take opposite ends."""
+    groups = _groups(w_codes.to(torch.int64), products)
+    positive, negative = groups.clamp(min=0).sum(-1), groups.clamp(max=0).sum(-1)
+    low, high = min(a_lo, 0), max(a_hi, 0)
+    return low * positive + high * negative, high * positive + low * negative
+
+
+def _smallest_scales(
+    groups: Tensor, failing: Tensor, qmax: int, codes: tuple[int, int], rule: SumRule
+) -> Tensor:
+    """For each row of groups [N, products] the smallest scale that fits; `failing` ones do not.
+
+    Positive float32 values are ordered as their bit patterns, and at three times absmax all codes
+    are zero.
+    """
+    if not len(groups):
+        return failing
+    low = failing.view(torch.int32)
+    high = (3.0 * groups.abs().amax(1)).view(torch.int32)
+    while bool((high - low > 1).any()):
+        middle = low + (high - low) // 2
+        scale = middle.view(torch.float32)
+        good = fits(quantize_weight(groups, scale, 0, qmax), *codes, rule)
+        low, high = torch.where(good, low, middle), torch.where(good, middle, high)
+    return high.view(torch.float32)
+
+
+def _ordered(a: int, b: int) -> tuple[int, int]:
+    """The interval from 0 through a and b."""
+    return min(a, b, 0), max(a, b, 0)
