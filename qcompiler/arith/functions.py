@@ -177,8 +177,10 @@ def hardswish(n: Algebra[V], x: V) -> V:
 def softplus(n: Algebra[V], x: V, beta: float = 1.0) -> V:
     """log(1 + exp(beta x)) / beta as max(x, 0) + log1p(exp(-|x|)), at most 3 ulp; NaN passes."""
     v = x if beta == 1.0 else n.mul(x, n.const(beta))
-    tail = _log1p_poly(n, exp(n, n.neg(n.abs(v))), LOG1P)
-    y = n.add(n.max(v, n.const(0.0)), tail)
+    zero = n.const(0.0)
+    # A where, not abs: its derivative at 0 is the function's own.
+    folded = n.where(n.gt(v, zero), n.neg(v), v)
+    y = n.add(n.max(v, zero), _log1p_poly(n, exp(n, folded), LOG1P))
     return y if beta == 1.0 else n.div(y, n.const(beta))
 
 

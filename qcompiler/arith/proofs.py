@@ -17,6 +17,9 @@ from torch import Tensor
 
 from .params import INT32_MAX, INT32_MIN, ArithError, quantize_weight, weight_scales
 
+BRACKET_MARGIN = 2.0**-20
+"""Relative room around a bracket of scales for the float32 rounding of inverse and product."""
+
 
 @dataclass(frozen=True)
 class SumRule:
@@ -69,6 +72,9 @@ def proof_scale(w: Tensor, qmax: int, a_lo: int, a_hi: int, rule: SumRule | None
     lows, highs = _group_bounds(quantize_weight(w, base, 0, qmax), a_lo, a_hi, rule.products)
     channel, group = ((lows < rule.lo) | (highs > rule.hi)).nonzero(as_tuple=True)
     failing = _groups(w.detach().to(torch.float32), rule.products)[channel, group]
+    least, enough = _scale_brackets(failing, (a_lo, a_hi), rule)
+    decisive = enough >= torch.zeros_like(base).scatter_reduce(0, channel, least, "amax")[channel]
+    channel, failing = channel[decisive], failing[decisive]
     needed = _smallest_scales(failing, base[channel], qmax, (a_lo, a_hi), rule)
     scale = base.scatter_reduce(0, channel, needed, "amax")
     if not bool(fits(quantize_weight(w, scale, 0, qmax), a_lo, a_hi, rule).all()):
@@ -139,19 +145,40 @@ def _smallest_scales(
 ) -> Tensor:
     """For each row of groups [N, products] the smallest scale that fits; `failing` ones do not.
 
-    Positive float32 values are ordered as their bit patterns, and at three times absmax all codes
-    are zero.
+    Positive float32 values are ordered as their bit patterns, so the search is over integers.
     """
-    if not len(groups):
-        return failing
-    low = failing.view(torch.int32)
-    high = (3.0 * groups.abs().amax(1)).view(torch.int32)
+    least, enough = _scale_brackets(groups, codes, rule)
+    low = torch.maximum(failing, least).view(torch.int32)
+    high = torch.maximum(failing * (1 + BRACKET_MARGIN), enough).view(torch.int32)
     while bool((high - low > 1).any()):
         middle = low + (high - low) // 2
         scale = middle.view(torch.float32)
         good = fits(quantize_weight(groups, scale, 0, qmax), *codes, rule)
         low, high = torch.where(good, low, middle), torch.where(good, middle, high)
     return high.view(torch.float32)
+
+
+def _scale_brackets(groups: Tensor, codes: tuple[int, int], rule: SumRule) -> tuple[Tensor, Tensor]:
+    """Scales that are too small and large enough, float32 [N] each, for groups [N, products].
+
+    A code is within 1/2 of `w / s`, so an extreme sum is within `slack = sum |a| / 2` of `S / s`:
+    it cannot fit where `S / s > limit + slack`, and fits where `S / s <= limit - slack`; it also
+    fits where all codes are zero, above twice absmax.
+    """
+    w = groups.to(torch.float64)
+    low, high = min(codes[0], 0), max(codes[1], 0)
+    zero = torch.zeros(len(w), dtype=torch.float64)
+    least, enough = zero, zero
+    for positive, negative, limit in ((high, -low, rule.hi), (-low, high, -rule.lo)):
+        real = (w.clamp(min=0) * positive - w.clamp(max=0) * negative).sum(1)
+        slack = ((w > 0) * positive + (w < 0) * negative).sum(1) / 2
+        least = torch.maximum(least, real / (limit + slack))
+        enough = torch.maximum(
+            enough, torch.where(slack < limit, real / (limit - slack), torch.inf)
+        )
+    enough = torch.minimum(enough, 3 * w.abs().amax(1))
+    margins = (1 - BRACKET_MARGIN, 1 + BRACKET_MARGIN)
+    return (least * margins[0]).to(torch.float32), (enough * margins[1]).to(torch.float32)
 
 
 def _ordered(a: int, b: int) -> tuple[int, int]:

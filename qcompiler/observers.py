@@ -1,0 +1,168 @@
+"""The observers behind QC_DEBUG, QC_PRINT, QC_DUMP, QC_CHECK and QC_REPRO."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from qcompiler.config import Config
+from qcompiler.context import Context
+from qcompiler.graph import Graph, Level
+from qcompiler.pipeline import Observer, Pass
+from qcompiler.rewrite import equation
+
+TOLERANCE = 1e-4  # of the output's largest magnitude; design section 8
+
+
+@dataclass
+class Timer(Observer):
+    """QC_DEBUG: 1 passes and times, 2 rules applied, 3 near misses."""
+
+    debug: int
+    out: TextIO = field(default_factory=lambda: sys.stderr)
+    start: float = 0.0
+
+    def before(self, pass_: Pass, graph: Graph, ctx: Context) -> None:
+        self.start = time.perf_counter()
+
+    def after(self, pass_: Pass, old: Graph, new: Graph, ctx: Context) -> None:
+        spent = (time.perf_counter() - self.start) * 1e3
+        sizes = f"{len(old.nodes())} -> {len(new.nodes())} nodes"
+        print(f"{pass_.name:<20} {spent:9.1f} ms  {sizes}  @{new.level.name}", file=self.out)
+
+    def event(self, kind: str, *details: Any) -> None:
+        if kind == "applied" and self.debug >= 2:
+            rule, before, _ = details
+            print(f"  %{before.name}: {equation(rule)}", file=self.out)
+        if kind == "missed" and self.debug >= 3:
+            rule, node, reason = details
+            print(f"  %{node.name}: not {rule.__name__}: {reason}", file=self.out)
+
+
+@dataclass
+class Printer(Observer):
+    """QC_PRINT: the graph after each pass, after those that changed it (as a diff), or one."""
+
+    what: str
+    out: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def after(self, pass_: Pass, old: Graph, new: Graph, ctx: Context) -> None:
+        if self.what in ("all", pass_.name):
+            print(f"// after {pass_.name}\n{new}", file=self.out)
+        elif self.what == "changed":
+            (a, b) = (str(old).splitlines(), str(new).splitlines())
+            lines = difflib.unified_diff(a, b, "before", f"after {pass_.name}", n=1, lineterm="")
+            self.out.writelines(line + "\n" for line in lines)
+
+
+@dataclass
+class Dumper(Observer):
+    """QC_DUMP: numbered files, one per pass, with their constants beside them."""
+
+    folder: Path
+    count: int = 0
+
+    def before(self, pass_: Pass, graph: Graph, ctx: Context) -> None:
+        if self.count == 0:
+            self._write("input", graph)
+
+    def after(self, pass_: Pass, old: Graph, new: Graph, ctx: Context) -> None:
+        self._write(pass_.name, new)
+
+    def _write(self, name: str, graph: Graph) -> None:
+        from qcompiler.text import save
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save(graph, self.folder / f"{self.count:02}_{name}.qir", self.folder / "constants")
+        self.count += 1
+
+
+class CheckError(ValueError):
+    """An exact pass changed the values the graph computes."""
+
+
+@dataclass
+class Checker(Observer):
+    """QC_CHECK: an exact pass must not change the numbers, on a kept sample."""
+
+    def after(self, pass_: Pass, old: Graph, new: Graph, ctx: Context) -> None:
+        if not pass_.exact or ctx.sample is None:
+            return
+        problem = difference(old, new, ctx.sample)
+        if problem:
+            raise CheckError(f"after {pass_.name}: {problem}")
+
+
+def difference(old: Graph, new: Graph, sample: Any) -> str | None:
+    """How the two graphs' values differ on the sample, beyond what design section 8 allows."""
+    from qcompiler.interpret import run
+
+    exact = old.level >= Level.INTEGER and not has_float_anchor(new)
+    pairs = zip(run(old, sample), run(new, sample), new.results, strict=True)
+    for a, b, node in pairs:
+        if exact or not a.is_floating_point():
+            if not (a == b).logical_or((a != a) & (b != b)).all():
+                count = int((a != b).sum())
+                return f"%{node.name}: {count} of {a.numel()} values differ, expected none"
+            continue
+        size = float(a.abs().max()) if a.numel() else 0.0
+        error = float((a - b).abs().max()) if a.numel() else 0.0
+        if error > TOLERANCE * max(size, 1e-30):
+            return f"%{node.name}: error {error:.3g} of magnitude {size:.3g}, limit {TOLERANCE}"
+    return None
+
+
+def has_float_anchor(graph: Graph) -> bool:
+    """Whether a float matmul or convolution, the only ops with a tolerance, occurs."""
+    from qcompiler.ops import Conv2d, Linear, Matmul, Region
+
+    def anchors(op: object) -> bool:
+        if isinstance(op, Region):
+            return any(anchors(step.op) for step in op.steps)
+        return type(op) in (Conv2d, Linear, Matmul)
+
+    return any(anchors(node.op) for node in graph.nodes())
+
+
+@dataclass
+class Reproducer(Observer):
+    """QC_REPRO: on any failure the graph, the sample and the one command that repeats it."""
+
+    folder: Path
+
+    def failed(self, pass_: Pass, graph: Graph, ctx: Context, error: Exception) -> None:
+        import numpy as np
+
+        from qcompiler.text import save
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save(graph, self.folder / "g.qir", self.folder / "constants")
+        if ctx.sample is not None:
+            arrays = [t.numpy() for t in ctx.sample]
+            named = {n.name: a for n, a in zip(graph.inputs, arrays, strict=False)}
+            np.savez(self.folder / "sample.npz", **named)  # type: ignore[arg-type]
+        target = f" --target {ctx.target.name}" if ctx.target else ""
+        recipe = f" --recipe {ctx.recipe.name}"
+        data = " --calibration sample.npz" if ctx.sample is not None else ""
+        command = f'qcompiler opt g.qir -p "{pass_}"{target}{recipe}{data}'
+        (self.folder / "README").write_text(f"{error}\n\ncd here, then:\n  {command}\n")
+
+
+def observers_of(config: Config) -> tuple[Observer, ...]:
+    """The observers a configuration asks for."""
+    chosen: list[Observer] = []
+    if config.debug:
+        chosen.append(Timer(config.debug))
+    if config.print:
+        chosen.append(Printer(config.print))
+    if config.dump:
+        chosen.append(Dumper(config.dump))
+    if config.check:
+        chosen.append(Checker())
+    if config.repro:
+        chosen.append(Reproducer(config.repro))
+    return tuple(chosen)

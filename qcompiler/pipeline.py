@@ -1,0 +1,182 @@
+"""Passes and pipelines: levels checked when built, graphs verified after every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from qcompiler.context import Context
+from qcompiler.graph import Graph, Level
+from qcompiler.rewrite import Rule, named, rewrite
+from qcompiler.verify import VerifyError, verify
+
+Levels = tuple[Level, ...]
+Run = Callable[[Graph, Context], Graph]
+
+
+class PipelineError(ValueError):
+    """Passes in an order that their levels do not allow, or a graph at a wrong level."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A graph-to-graph function with a contract.
+
+    needs: the levels it accepts. gives: the level of its result (None: unchanged). exact: its
+    result computes the same values, which QC_CHECK verifies. optional: QC_BISECT may skip it.
+    Subclasses are frozen dataclasses whose further fields are the pass's options.
+    """
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        raise TypeError(f"{type(self).__name__} defines no run")
+
+    @property
+    def name(self) -> str:
+        raise TypeError(f"{type(self).__name__} has no name")
+
+    @property
+    def needs(self) -> Levels:
+        raise TypeError(f"{type(self).__name__} does not say which level it needs")
+
+    @property
+    def gives(self) -> Level | None:
+        return None
+
+    @property
+    def exact(self) -> bool:
+        return False
+
+    @property
+    def optional(self) -> bool:
+        return self.gives is None
+
+    def __str__(self) -> str:
+        """As written on the command line: `name{option=value,...}`."""
+        set_ = [f for f in fields(self) if getattr(self, f.name) != f.default and f.repr]
+        options = ",".join(f"{f.name}={getattr(self, f.name)!r}" for f in set_)
+        return f"{self.name}{{{options}}}" if options else self.name
+
+
+def declare(
+    name: str, needs: Level | Sequence[Level], gives: Level | None = None, exact: bool = False
+) -> Callable[[type[Pass]], type[Pass]]:
+    """Class decorator that states a pass's contract."""
+    levels = (needs,) if isinstance(needs, Level) else tuple(needs)
+    contract = {"name": name, "needs": levels, "gives": gives, "exact": exact}
+
+    def apply(cls: type[Pass]) -> type[Pass]:
+        for key, value in contract.items():
+            setattr(cls, key, value)
+        return cls
+
+    return apply
+
+
+def graph_pass(
+    name: str, needs: Level | Sequence[Level], gives: Level | None = None, exact: bool = False
+) -> Callable[[Run], Pass]:
+    """Make a pass from a function (graph, ctx) -> graph. Its docstring says what it does."""
+
+    def wrap(run: Run) -> Pass:
+        body = {"run": lambda self, graph, ctx: run(graph, ctx), "__doc__": run.__doc__}
+        cls = dataclass(frozen=True)(type(run.__name__, (Pass,), body))
+        made: Pass = declare(name, needs, gives, exact)(cls)()
+        return made
+
+    return wrap
+
+
+def rewrites(
+    name: str, rules: Sequence[Rule], needs: Level | Sequence[Level] = Level.FLOAT,
+    exact: bool = True,
+) -> Pass:  # fmt: skip
+    """A pass that applies rules until none fires."""
+
+    def run(graph: Graph, ctx: Context) -> Graph:
+        return rewrite(graph, rules, ctx)
+
+    run.__doc__ = "; ".join((r.__doc__ or r.__name__).splitlines()[0] for r in rules)
+    return graph_pass(name, needs, None, exact)(run)
+
+
+class Observer:
+    """Sees a pipeline run: printing, dumping, timing and checking are all observers."""
+
+    def before(self, pass_: Pass, graph: Graph, ctx: Context) -> None:
+        """Called with the graph a pass is about to get."""
+
+    def after(self, pass_: Pass, old: Graph, new: Graph, ctx: Context) -> None:
+        """Called with the verified result."""
+
+    def event(self, kind: str, *details: Any) -> None:
+        """Called for each rule `applied` or `missed`."""
+
+    def failed(self, pass_: Pass, graph: Graph, ctx: Context, error: Exception) -> None:
+        """Called with the graph on which a pass failed."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order. Raises PipelineError when built if their levels do not connect."""
+
+    passes: tuple[Pass, ...]
+
+    def __post_init__(self) -> None:
+        at: Level | None = None
+        last: Pass | None = None
+        for p in self.passes:
+            if at is not None and last is not None and at not in p.needs:
+                raise PipelineError(f"{_wants(p)}, but {last.name} before it leaves {at.name}")
+            if p.gives is not None or at is None:
+                at = p.gives if p.gives is not None else (p.needs[0] if len(p.needs) == 1 else at)
+            last = p
+
+    def __call__(
+        self, graph: Graph, ctx: Context | None = None, observers: Sequence[Observer] = ()
+    ) -> Graph:
+        for graph in self.stages(graph, ctx or Context(), observers):
+            pass
+        return graph
+
+    def stages(
+        self, graph: Graph, ctx: Context, observers: Sequence[Observer] = (), bisect: int = -1
+    ) -> Iterator[Graph]:
+        """The graph after each pass. bisect: run only the first so many optional passes."""
+        ctx = replace(ctx, listen=(*ctx.listen, *(o.event for o in observers)))
+        done = 0
+        for p in self.passes:
+            if graph.level not in p.needs:
+                raise PipelineError(f"{_wants(p)}, but the graph is at {graph.level.name}")
+            done += p.optional
+            if p.optional and 0 <= bisect < done:
+                continue
+            graph = _step(p, graph, ctx, observers)
+            yield graph
+
+
+def _wants(p: Pass) -> str:
+    return f"{p.name} needs {' or '.join(level.name for level in p.needs)}"
+
+
+def _step(p: Pass, graph: Graph, ctx: Context, observers: Sequence[Observer]) -> Graph:
+    for o in observers:
+        o.before(p, graph, ctx)
+    try:
+        new = named(p.run(graph, ctx))
+        new = new if p.gives is None else replace(new, level=p.gives)
+        _verified(p, new)
+        for o in observers:
+            o.after(p, graph, new, ctx)
+    except Exception as e:
+        for o in observers:
+            o.failed(p, graph, ctx, e)
+        raise
+    return new
+
+
+def _verified(p: Pass, graph: Graph) -> None:
+    try:
+        verify(graph)
+    except VerifyError as e:
+        raise VerifyError(f"after {p.name}: {e}") from e

@@ -1,0 +1,173 @@
+"""The verifier: types inferred again, names, and one spec per level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qcompiler.graph import Graph, Level, Node
+from qcompiler.op import Movement, Op, OpError
+from qcompiler.ops import (
+    BatchNorm, Const, Dequantize, DynamicQuantize, Get, Input, IntAdd, IntConv2d, IntLinear,
+    IntMatmul, IntMul, IntSumPool2d, Lookup, Quantize, Region, Requantize, Rescale, Unpack,
+)  # fmt: skip
+from qcompiler.types import DType, TensorType, TupleType
+
+INTEGER_OPS: tuple[type[Op], ...] = (
+    IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d, Requantize, Lookup,
+    DynamicQuantize, Rescale,
+)  # fmt: skip
+QDQ_OPS: tuple[type[Op], ...] = (Quantize, Dequantize)
+FUSED_OPS: tuple[type[Op], ...] = (Region, Unpack)
+
+FORBIDDEN: dict[Level, tuple[type[Op], ...]] = {
+    Level.FLOAT: INTEGER_OPS + QDQ_OPS + FUSED_OPS,
+    Level.CALIBRATED: INTEGER_OPS + QDQ_OPS + FUSED_OPS,
+    Level.PLANNED: INTEGER_OPS + QDQ_OPS + FUSED_OPS,
+    Level.QDQ: (*INTEGER_OPS, *FUSED_OPS, BatchNorm),
+    Level.INTEGER: (*FUSED_OPS, BatchNorm),
+    Level.FUSED: (BatchNorm,),
+}
+
+
+class VerifyError(ValueError):
+    """A graph breaks a rule every graph keeps."""
+
+
+def verify(graph: Graph) -> None:
+    """Raises VerifyError naming the node, its op, what was expected and what was found."""
+    _names(graph)
+    inputs = set(graph.parameters)
+    for node in graph.nodes():
+        _operands(node)
+        _type(node)
+        if isinstance(node.op, Input) and node not in inputs:
+            raise VerifyError(f"{node!r}: an input that the graph does not declare")
+        if isinstance(node.op, FORBIDDEN[graph.level]):
+            level = graph.level.name
+            raise VerifyError(f"{node!r}: {node.op.kind} may not occur at level {level}")
+        for check in CHECKS[graph.level]:
+            problem = check(node)
+            if problem:
+                raise VerifyError(f"{node!r}: {problem}")
+    _state(graph)
+
+
+def _names(graph: Graph) -> None:
+    seen: dict[str, Node] = {}
+    for node in graph.nodes():
+        if not node.name:
+            raise VerifyError(f"{node!r}: a node without a name; passes end with named(graph)")
+        if node.name in seen:
+            raise VerifyError(f"{node!r}: the name is taken by {seen[node.name]!r}")
+        seen[node.name] = node
+
+
+def _operands(node: Node) -> None:
+    for i in node.inputs:
+        if isinstance(i.type, TupleType) and not isinstance(node.op, Get):
+            raise VerifyError(f"{node!r}: operand %{i.name} has several results; use get")
+
+
+def _type(node: Node) -> None:
+    try:
+        expected = node.op.type_of(node.inputs)
+    except (OpError, ValueError, TypeError) as e:
+        raise VerifyError(f"{node!r}: {e}") from e
+    if expected != node.type:
+        raise VerifyError(f"{node!r}: expected type {show(expected)}, got {show(node.type)}")
+
+
+def show(type_: object) -> str:
+    quant = type_.quant if isinstance(type_, TensorType) else None
+    return f"{type_!r} {quant}" if quant else repr(type_)
+
+
+def _state(graph: Graph) -> None:
+    if len(graph.initial) != len(graph.state):
+        raise VerifyError(f"{len(graph.state)} states but {len(graph.initial)} initial values")
+    for (before, after), first in zip(graph.state, graph.initial, strict=True):
+        if not (before.type == after.type == first.type):
+            raise VerifyError(f"state {before!r}: updated as {after!r}, starts as {first!r}")
+
+
+def codes_have_params(node: Node) -> str | None:
+    """A tensor of codes that integer arithmetic reads says what its codes stand for."""
+    reads = (IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d, Lookup)
+    if not isinstance(node.op, reads):
+        return None
+    for i in node.inputs[: 1 if isinstance(node.op, Lookup) else 2]:
+        if i.tensor.dtype.is_code and i.tensor.quant is None and not _dynamic(i):
+            return f"operand %{i.name} holds codes without quantization parameters"
+    return None
+
+
+def _dynamic(node: Node) -> bool:
+    while node.inputs and not isinstance(node.op, DynamicQuantize | Get):
+        node = node.inputs[0]
+    return isinstance(node.op, Get | DynamicQuantize)
+
+
+def zero_points_agree(node: Node) -> str | None:
+    """An integer op subtracts the zero point its operand's codes have."""
+    op = node.op
+    pairs: list[tuple[int, Node]] = []
+    if isinstance(op, IntConv2d | IntLinear | IntSumPool2d):
+        pairs = [(op.zero_point, node.inputs[0])]
+    elif isinstance(op, IntMatmul | IntAdd | IntMul):
+        pairs = [(op.za, node.inputs[0]), (op.zb, node.inputs[1])]
+    for zero_point, operand in pairs:
+        quant = operand.tensor.quant
+        if quant is not None and quant.zero_point != zero_point:
+            expected = quant.zero_point
+            return f"zero point {zero_point}, but %{operand.name} has {expected}"
+    return None
+
+
+def no_quantize_between_integers(node: Node) -> str | None:
+    """No float detour: a quantize of a dequantize is a requantize or a table."""
+    if not isinstance(node.op, Quantize):
+        return None
+    source = node.inputs[0]
+    while isinstance(source.op, Movement) and len(source.inputs) == 1:
+        source = source.inputs[0]
+    if isinstance(source.op, Dequantize):
+        return f"quantizes the dequantized %{source.name}; integerize should have merged them"
+    return None
+
+
+def accumulators_are_int32(node: Node) -> str | None:
+    """Sums of products are int32."""
+    sums = (IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d)
+    if isinstance(node.op, sums) and node.tensor.dtype is not DType.INT32:
+        return f"expected an int32 accumulator, got {node.tensor.dtype.value}"
+    return None
+
+
+def quantizers_are_const(node: Node) -> str | None:
+    """Scale and zero point of quantize and dequantize are Const operands."""
+    if isinstance(node.op, Quantize) and not all(isinstance(i.op, Const) for i in node.inputs[1:]):
+        return "expected Const scale and zero point"
+    return None
+
+
+def weights_are_codes(node: Node) -> str | None:
+    """No float weight is quantized at run time."""
+    if isinstance(node.op, Quantize) and isinstance(node.inputs[0].op, Const):
+        return f"quantizes the constant %{node.inputs[0].name}; integerize should have folded it"
+    return None
+
+
+Check = Callable[[Node], "str | None"]
+_FLOAT: tuple[Check, ...] = ()
+_INTEGER: tuple[Check, ...] = (
+    codes_have_params, zero_points_agree, no_quantize_between_integers, accumulators_are_int32,
+    quantizers_are_const, weights_are_codes,
+)  # fmt: skip
+CHECKS: dict[Level, tuple[Check, ...]] = {
+    Level.FLOAT: _FLOAT,
+    Level.CALIBRATED: _FLOAT,
+    Level.PLANNED: _FLOAT,
+    Level.QDQ: (quantizers_are_const,),
+    Level.INTEGER: _INTEGER,
+    Level.FUSED: _INTEGER,
+}
