@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -52,9 +53,15 @@ def float32(x: float) -> float:
 
 def inverse(scale: float) -> float:
     """`float32(1 / scale)`: what quantize multiplies by."""
-    return 1.0 if scale == 1.0 else float32(1.0 / _scale("scale", scale))
+    if not (math.isfinite(scale) and scale > 0):
+        raise ArithError(f"scale: expected a finite positive number, got {scale!r}")
+    return float32(1.0 / scale)
 
 
+@overload
+def multiplier(sx: float, sw: float, sy: float, what: str = ...) -> float: ...
+@overload
+def multiplier(sx: float, sw: Tensor | Sequence[float], sy: float, what: str = ...) -> Tensor: ...
 def multiplier(
     sx: float, sw: float | Tensor | Sequence[float], sy: float, what: str = "multiplier"
 ) -> float | Tensor:
@@ -74,9 +81,13 @@ def multiplier(
             f"is {float(m.reshape(-1)[channel])!r} in float32; expected a finite positive number: "
             f"scales this far apart cannot be joined by one multiplication"
         )
-    return float(m) if m.dim() == 0 else m
+    return float(m) if isinstance(sw, (int, float)) else m
 
 
+@overload
+def residual_multiplier(m: float) -> float: ...
+@overload
+def residual_multiplier(m: Tensor) -> Tensor: ...
 def residual_multiplier(m: float | Tensor) -> float | Tensor:
     """`m * 2^8`, exact: the multiplier of `residual_value`."""
     factor = float(1 << RESIDUAL_BITS)
@@ -102,8 +113,7 @@ def choose_params(lo: float, hi: float, qmin: int, qmax: int, symmetric: bool) -
     if symmetric:
         return _clamped(max(high / (qmax - middle), -low / (middle - qmin))), middle
     scale = _clamped(high / (qmax - qmin) - low / (qmax - qmin))
-    zero_point = qmin - round(low / scale) if low > -SCALE_MAX * (qmax - qmin) else qmax
-    return scale, min(max(zero_point, qmin), qmax)
+    return scale, min(max(qmin - round(low / scale), qmin), qmax)
 
 
 def weight_scales(
@@ -214,9 +224,3 @@ def _rows(w: Tensor, axis: int) -> Tensor:
 
 def _clamped(scale: float) -> float:
     return min(max(float32(scale), SCALE_MIN), SCALE_MAX)
-
-
-def _scale(what: str, scale: float) -> float:
-    if not (math.isfinite(scale) and scale > 0):
-        raise ArithError(f"{what}: expected a finite positive number, got {scale!r}")
-    return scale

@@ -87,15 +87,16 @@ def int32_bounds(
 ) -> tuple[Tensor, Tensor]:
     """(lo [C], hi [C]), int64: bounds of `bias - zp * sum(w) + sum(w * a)` and all partial sums.
 
-    w_codes [C, K], bias codes [C] or None, activation codes in [a_lo, a_hi]. Holds whether the
-    constant part is added first or last, so every int32 addition on the way is covered.
+    w_codes [C, K], bias codes [C] or None, activation codes in [a_lo, a_hi]. The two constant terms
+    may be added first or last, together or apart: every int32 addition on the way is covered.
     """
     codes = w_codes.to(torch.int64)
-    start = -zero_point * codes.sum(1)
-    if bias is not None:
-        start = torch.minimum(start, start + bias) if zero_point else bias.to(torch.int64)
     lows, highs = _group_bounds(codes, a_lo, a_hi, max(codes.shape[1], 1))
-    return start.clamp(max=0) + lows[:, 0], start.clamp(min=0) + highs[:, 0]
+    low, high = lows[:, 0], highs[:, 0]
+    for term in (-zero_point * codes.sum(1), None if bias is None else bias.to(torch.int64)):
+        if term is not None:
+            low, high = low + term.clamp(max=0), high + term.clamp(min=0)
+    return low, high
 
 
 def matmul_bounds(
