@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.types import Scheme, TensorType, TupleType, Type
+from qcompiler.types import DType, Scheme, TensorType, TupleType, Type
 
 if TYPE_CHECKING:
     from qcompiler.op import Op
@@ -27,12 +27,17 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Note:
-    """What is known about a node's value beside its type."""
+    """What is known about a node beside its type.
+
+    stats and scheme are about its value; precision is the dtype it is to compute in, once
+    assigned, and reason says in words why that is float.
+    """
 
     stats: Stats | None = None
     scheme: Scheme | None = None
+    precision: DType | None = None
+    reason: str = ""
     origin: str = ""
-    reason: str = ""  # why the node stayed float, in words for the report
 
 
 EMPTY = Note()

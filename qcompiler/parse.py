@@ -67,8 +67,8 @@ class _Reader:
         elif line.startswith("state "):
             self.add_state(line)
         elif line.startswith("trees "):
-            first, second = ast.literal_eval(f"[{line[6:].replace(chr(39) + ' ', chr(39) + ',', 1)}]")
-            self.fields["trees"] = (first, second)
+            first, second = ast.literal_eval(line.removeprefix("trees "))
+            self.fields["trees"] = (str(first), str(second))
         elif line.startswith(("inputs ", "return ")):
             key = "inputs" if line.startswith("inputs") else "outputs"
             self.fields[key] = tuple(self.ref(n) for n in REF.findall(line))

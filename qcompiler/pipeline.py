@@ -80,7 +80,7 @@ def graph_pass(
 
     def wrap(run: Run) -> Pass:
         body = {"run": lambda self, graph, ctx: run(graph, ctx), "__doc__": run.__doc__}
-        cls = dataclass(frozen=True)(type(run.__name__, (Pass,), body))
+        cls: type[Pass] = dataclass(frozen=True)(type(run.__name__, (Pass,), body))
         made: Pass = declare(name, needs, gives, exact)(cls)()
         return made
 
@@ -135,9 +135,8 @@ class Pipeline:
     def __call__(
         self, graph: Graph, ctx: Context | None = None, observers: Sequence[Observer] = ()
     ) -> Graph:
-        for graph in self.stages(graph, ctx or Context(), observers):
-            pass
-        return graph
+        stages = [graph, *self.stages(graph, ctx or Context(), observers)]
+        return stages[-1]
 
     def stages(
         self, graph: Graph, ctx: Context, observers: Sequence[Observer] = (), bisect: int = -1

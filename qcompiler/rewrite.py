@@ -141,4 +141,5 @@ def named(graph: Graph) -> Graph:
 
 def equation(rule: Any) -> str:
     """The first line of a rule's docstring."""
-    return (rule.__doc__ or rule.__name__).strip().splitlines()[0]
+    text: str = rule.__doc__ or rule.__name__
+    return text.strip().splitlines()[0]

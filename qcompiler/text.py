@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qcompiler.graph import Graph, Level, Node, Note
 from qcompiler.op import Op
 from qcompiler.ops import Const, Input, Region, Step
-from qcompiler.types import DIGEST_OVER, DType, QParams, Scheme, Sym, TensorType
+from qcompiler.types import DIGEST_OVER, DType, QParams, Sym, TensorType
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def print_graph(graph: Graph) -> str:
     for (before, after), first in zip(graph.state, graph.initial, strict=True):
         lines.append(f"  state %{before.name} = %{after.name} from %{first.name}")
     if any(graph.trees):
-        lines.append(f"  trees {graph.trees[0]!r} {graph.trees[1]!r}")
+        lines.append(f"  trees {graph.trees!r}")
     lines.append(f"  inputs {_names(graph.inputs)}")
     lines.append(f"  return {_names(graph.outputs)}")
     return "\n".join([*lines, "}"]) + "\n"
@@ -79,6 +79,7 @@ def show_params(q: QParams) -> str:
 def show_note(note: Note) -> str:
     parts = [f"stats='{note.stats.digest}'"] if note.stats else []
     parts += [f"scheme={literal(note.scheme)}"] if note.scheme else []
+    parts += [f"precision={literal(note.precision)}"] if note.precision else []
     parts += [f"reason={note.reason!r}"] if note.reason else []
     parts += [f"origin={note.origin!r}"] if note.origin else []
     return ", ".join(parts)

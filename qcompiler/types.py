@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Union
 
 if TYPE_CHECKING:
     import sympy
-    import torch
+    from torch import dtype as TorchDtype
 
 
 class DType(Enum):
@@ -44,14 +44,14 @@ class DType(Enum):
         return 8 if self is DType.BOOL else int("".join(c for c in self.value if c.isdigit()))
 
     @property
-    def torch(self) -> torch.dtype:
+    def torch(self) -> TorchDtype:
         import torch
 
-        dtype: torch.dtype = getattr(torch, self.value)
+        dtype: TorchDtype = getattr(torch, self.value)
         return dtype
 
     @staticmethod
-    def of(dtype: torch.dtype) -> DType:
+    def of(dtype: TorchDtype) -> DType:
         """The DType of a torch dtype. Raises TypeError for one the IR does not hold."""
         name = str(dtype).removeprefix("torch.")
         if name not in DType._value2member_map_:

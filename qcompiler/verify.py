@@ -7,8 +7,24 @@ from collections.abc import Callable
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.op import Movement, Op, OpError
 from qcompiler.ops import (
-    BatchNorm, Const, Dequantize, DynamicQuantize, Get, Input, IntAdd, IntConv2d, IntLinear,
-    IntMatmul, IntMul, IntSumPool2d, Lookup, Quantize, Region, Requantize, Rescale, Unpack,
+    BatchNorm,
+    Const,
+    Dequantize,
+    DynamicQuantize,
+    Get,
+    Input,
+    IntAdd,
+    IntConv2d,
+    IntLinear,
+    IntMatmul,
+    IntMul,
+    IntSumPool2d,
+    Lookup,
+    Quantize,
+    Region,
+    Requantize,
+    Rescale,
+    Unpack,
 )  # fmt: skip
 from qcompiler.types import DType, TensorType, TupleType
 

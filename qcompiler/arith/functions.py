@@ -24,10 +24,8 @@ EXP_MIN, EXP_MAX = -104.0, 89.0
 """exp is 0 below the first (ln 2^-150 = -103.97) and inf above the second (ln 2^128 = 88.72)."""
 EXPM1_MIN = -18.0
 """exp(x) - 1 rounds to -1 below this (ln 2^-25 = -17.3)."""
-ERF_MAX = 3.925
-"""erf rounds to 1 above this: erfc(3.925) < 2^-25."""
-TANH_MAX = 9.02
-"""tanh rounds to 1 above this: 1 - tanh(9.02) < 2^-25."""
+ERF_MAX, TANH_MAX = 4.0, 9.3
+"""Arguments stop here: true value and rational function both round to 1, so gelu(-1e30) is 0."""
 TRIG_MAX = 2.0**18
 """Largest argument of sin and cos: quadrant numbers have 18 bits, products with `HALF_PI` 24."""
 HALF_PI = (
@@ -75,7 +73,7 @@ ERF_Q = (
     0.0011635576374828815,
     3.804525840678252e-05,
 )
-"""erf(x) = x P(x^2) / Q(x^2) for |x| <= 3.925; relative error 1.9e-8 before rounding."""
+"""erf(x) = x P(x^2) / Q(x^2), fitted for |x| <= 3.925; relative error 1.9e-8 before rounding."""
 TANH_P = (
     1.0,
     0.1337975114583969,
@@ -90,7 +88,7 @@ TANH_Q = (
     0.00032831457792781293,
     7.762222367091454e-07,
 )
-"""tanh(x) = x P(x^2) / Q(x^2) for |x| <= 9.02; relative error 2.1e-8 before rounding."""
+"""tanh(x) = x P(x^2) / Q(x^2), fitted for |x| <= 9.02; relative error 2.1e-8 before rounding."""
 SIN = (-0.1666666716337204, 0.008333380334079266, -0.0001985349808819592, 2.8372476208460284e-06)
 """(sin(r)/r - 1) / r^2 for |r| <= pi/4; relative error 1.6e-10."""
 COS = (0.04166664555668831, -0.00138873013202101, 2.4430666599073447e-05)
@@ -133,12 +131,12 @@ def log(n: Algebra[V], x: V) -> V:
 
 
 def erf(n: Algebra[V], x: V) -> V:
-    """The error function, at most 7 ulp, never outside [-1, 1]; erf(+-inf) = +-1, NaN passes."""
+    """The error function, at most 7 ulp, exactly +-1 beyond +-4; NaN passes."""
     return _rational(n, limit(n, x, -ERF_MAX, ERF_MAX), ERF_P, ERF_Q)
 
 
 def tanh(n: Algebra[V], x: V) -> V:
-    """Hyperbolic tangent, at most 7 ulp, never outside [-1, 1]; NaN passes."""
+    """Hyperbolic tangent, at most 7 ulp, exactly +-1 beyond +-9.3; NaN passes."""
     return _rational(n, limit(n, x, -TANH_MAX, TANH_MAX), TANH_P, TANH_Q)
 
 
@@ -154,7 +152,7 @@ def silu(n: Algebra[V], x: V) -> V:
 
 
 def gelu(n: Algebra[V], x: V) -> V:
-    """x/2 (1 + erf(x / sqrt(2))), absolute error at most 5 eps max(|x|, 1); gelu(-inf) is NaN."""
+    """x/2 (1 + erf(x / sqrt(2))), absolute error at most 5 eps max(|x|, 1); 0 far below."""
     return _half_gated(n, x, erf(n, n.mul(x, n.const(math.sqrt(0.5)))))
 
 

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from qcompiler import arith
 from qcompiler.graph import Node
 from qcompiler.op import Compute, Elementwise, Op, QuantRule, RowOp
-from qcompiler.ops.nn import (
-    Conv2d, Window, channel_axis, conv_shape, from_nchw, linear_shape, matmul_shape, to_nchw,
-    window_sum, windowed,
-)  # fmt: skip
+from qcompiler.ops.nn import Conv2d, conv_shape, linear_shape, matmul_shape
+from qcompiler.ops.pool import (  # fmt: skip
+    Window,
+    channel_axis,
+    from_nchw,
+    to_nchw,
+    window_sum,
+    windowed,
+)
 from qcompiler.ops.tensor import Const
 from qcompiler.types import DType, QParams, TensorType, TupleType, Type
 

@@ -174,6 +174,12 @@ class Slice(Movement):
         return inputs[0][tuple(index)]
 
 
+def _one_scale(x: TensorType, y: TensorType) -> bool:
+    if x.quant is None or y.quant is None:
+        return x.quant is y.quant
+    return (x.quant.scale, x.quant.zero_point) == (y.quant.scale, y.quant.zero_point)
+
+
 @dataclass(frozen=True)
 class Concat(Movement):
     """The operands one after the other along an axis; codes must share their parameters."""
@@ -189,9 +195,14 @@ class Concat(Movement):
             fits = y.rank == x.rank and all(y.shape[k] == x.shape[k] for k in rest)
             self.expects(fits, "equal shapes beside the axis", *inputs)
             self.expects(y.dtype == x.dtype, "one dtype", *inputs)
-            self.expects(y.quant == x.quant, "equal quantization parameters", x.quant, y.quant)
+            self.expects(_one_scale(x, y), "equal scales and zero points", x.quant, y.quant)
             total = total + y.shape[self.axis]
-        return _keep(x, (*x.shape[: self.axis], total, *x.shape[self.axis + 1 :]))
+        shape = (*x.shape[: self.axis], total, *x.shape[self.axis + 1 :])
+        quants = [y.quant for y in inputs if y.quant]
+        if x.quant is None or not x.quant.per_tensor:
+            return TensorType(shape, x.dtype)
+        low, high = min(q.qmin for q in quants), max(q.qmax for q in quants)
+        return TensorType(shape, x.dtype, replace(x.quant, qmin=low, qmax=high))
 
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         import torch
