@@ -1,0 +1,227 @@
+"""The law's algebra over TIR expressions: every formula of arith becomes straight-line code.
+
+TVM's simplifier reasons about floats as if they were real numbers: it turns `not a < b` into
+`b <= a`, `x - x` and `x * 0` into 0, `x + 0` into x and `x / c` into `x * (1 / c)`. So nothing
+here is written in a form it rewrites: nodes are made by their constructors, results are bound to
+variables, constants are bit patterns, and constants among themselves are folded here, by numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+# TIR expressions and numpy scalars; TVM gives the former no useful static type.
+Value = Any
+EXPONENT_BIAS = 127
+MANTISSA_BITS = 23
+
+
+@dataclass(frozen=True)
+class Primitives:
+    """What has no portable spelling: how a machine is told to round a product by itself.
+
+    product: the rounded product of two floats, never contracted with a neighbouring add.
+    bits: the width of a vector register.
+    """
+
+    product: Callable[[Value, Value], Value]
+    bits: int
+
+    def lanes(self, dtype_bits: int) -> int:
+        return max(self.bits // dtype_bits, 1)
+
+
+def fenced_product(a: Value, b: Value) -> Value:
+    """a * b behind llvm.arithmetic.fence, for every target that LLVM compiles."""
+    product = tirx.Mul(a, b)
+    fence = T.llvm_lookup_intrinsic_id("llvm.arithmetic.fence")
+    return T.call_llvm_pure_intrin(fence, product, dtype=product.ty.dtype)
+
+
+def dtype_of(v: Value) -> str:
+    """The element type of a value: `float32` for a vector of them, too."""
+    name = v.dtype.name if isinstance(v, np.generic) else str(v.ty.dtype)
+    return name.split("x")[0]
+
+
+def lanes_of(v: Value) -> int:
+    if isinstance(v, np.generic):
+        return 1
+    return int(v.ty.dtype.lanes)
+
+
+def number(value: float, dtype: str) -> np.generic:
+    """A constant of the law: the double `value` rounded once to `dtype`."""
+    with np.errstate(over="ignore"):
+        return np.dtype(dtype).type(value)
+
+
+def literal(v: np.generic) -> Value:
+    """A constant as TIR; floats as bit patterns, which no simplifier looks into."""
+    dtype = v.dtype.name
+    if v.dtype.kind != "f":
+        return tirx.const(v.item(), dtype)
+    if v == 0 and not np.signbit(v):
+        # reinterpret(0) means a null pointer to TVM.
+        return tirx.abs(literal(-v))
+    bits = v.view(f"int{8 * v.dtype.itemsize}")
+    return T.reinterpret(tirx.const(int(bits), bits.dtype.name), dtype=dtype)
+
+
+def _hidden(v: Value) -> Value:
+    """The same bits in an expression that compares equal to no other."""
+    bits = v.ty.dtype.bits
+    lanes = f"x{lanes_of(v)}" if lanes_of(v) > 1 else ""
+    return T.reinterpret(T.reinterpret(v, dtype=f"int{bits}{lanes}"), dtype=str(v.ty.dtype))
+
+
+_FOLDS: dict[str, Callable[..., Any]] = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "lt": np.less,
+    "gt": np.greater, "le": np.less_equal, "ge": np.greater_equal, "eq": np.equal,
+    "and": np.logical_and, "or": np.logical_or,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TIR:
+    """`arith.Algebra` over TIR scalars and vectors; must be used inside an open IRBuilder frame.
+
+    A value is a TIR expression or, when it is a constant, a numpy scalar.
+    """
+
+    primitives: Primitives
+
+    def const(self, value: float, dtype: str = "float32", /) -> Value:
+        return number(value, dtype)
+
+    def add(self, a: Value, b: Value, /) -> Value:
+        return self._binary("add", tirx.Add, a, b)
+
+    def sub(self, a: Value, b: Value, /) -> Value:
+        return self._binary("sub", tirx.Sub, a, b)
+
+    def mul(self, a: Value, b: Value, /) -> Value:
+        rule = self.primitives.product if dtype_of(a).startswith("float") else tirx.Mul
+        return self._binary("mul", rule, a, b)
+
+    def div(self, a: Value, b: Value, /) -> Value:
+        return self._binary("div", tirx.Div, a, b)
+
+    def sqrt(self, a: Value, /) -> Value:
+        return np.sqrt(a) if isinstance(a, np.generic) else bind(T.sqrt(a))
+
+    def neg(self, a: Value, /) -> Value:
+        if isinstance(a, np.generic):
+            return -a
+        zero = number(-0.0 if dtype_of(a).startswith("float") else 0, dtype_of(a))
+        return self.sub(zero, a)
+
+    def abs(self, a: Value, /) -> Value:
+        return np.abs(a) if isinstance(a, np.generic) else bind(tirx.abs(a))
+
+    def rint(self, a: Value, /) -> Value:
+        return np.rint(a) if isinstance(a, np.generic) else bind(T.nearbyint(a))
+
+    def lt(self, a: Value, b: Value, /) -> Value:
+        return self._binary("lt", tirx.LT, a, b)
+
+    def gt(self, a: Value, b: Value, /) -> Value:
+        return self._binary("gt", tirx.GT, a, b)
+
+    def le(self, a: Value, b: Value, /) -> Value:
+        return self._binary("le", tirx.LE, a, b)
+
+    def ge(self, a: Value, b: Value, /) -> Value:
+        return self._binary("ge", tirx.GE, a, b)
+
+    def eq(self, a: Value, b: Value, /) -> Value:
+        return self._binary("eq", tirx.EQ, a, b)
+
+    def where(self, condition: Value, a: Value, b: Value, /) -> Value:
+        if isinstance(condition, np.generic):
+            return a if condition else b
+        lanes = max(lanes_of(v) for v in (condition, a, b))
+        return bind(tirx.Select(*(widened(v, lanes) for v in (condition, a, b))))
+
+    def logical_and(self, a: Value, b: Value, /) -> Value:
+        return self._binary("and", tirx.bitwise_and, a, b)
+
+    def logical_or(self, a: Value, b: Value, /) -> Value:
+        return self._binary("or", tirx.bitwise_or, a, b)
+
+    def logical_not(self, a: Value, /) -> Value:
+        if isinstance(a, np.generic):
+            return np.logical_not(a)
+        return bind(tirx.bitwise_xor(a, widened(np.True_, lanes_of(a))))
+
+    def min(self, a: Value, b: Value, /) -> Value:
+        return self.where(self.lt(a, b), a, b)
+
+    def max(self, a: Value, b: Value, /) -> Value:
+        return self.where(self.gt(a, b), a, b)
+
+    def cast(self, a: Value, dtype: str, /) -> Value:
+        if dtype_of(a) == dtype:
+            return a
+        if isinstance(a, np.generic):
+            return a.astype(dtype)
+        if dtype == "bool":
+            return self.logical_not(self.eq(a, number(0, dtype_of(a))))
+        lanes = lanes_of(a)
+        return bind(tirx.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, a))
+
+    def exp2i(self, i: Value, /) -> Value:
+        biased = self.add(i, number(EXPONENT_BIAS, "int32"))
+        if isinstance(biased, np.generic):
+            return (biased << MANTISSA_BITS).view(np.float32)
+        shift = widened(number(MANTISSA_BITS, "int32"), lanes_of(biased))
+        return self.bits_float(bind(tirx.shift_left(biased, shift)))
+
+    def float_bits(self, a: Value, /) -> Value:
+        return _viewed(a, "int32")
+
+    def bits_float(self, a: Value, /) -> Value:
+        return _viewed(a, "float32")
+
+    def shift_right(self, a: Value, count: int, /) -> Value:
+        if isinstance(a, np.generic):
+            return a >> a.dtype.type(count)
+        return bind(tirx.shift_right(a, widened(number(count, dtype_of(a)), lanes_of(a))))
+
+    def lookup(self, table: Any, index: Value, /) -> Value:
+        """`table` is a one-dimensional buffer."""
+        return bind(table[index if not isinstance(index, np.generic) else int(index)])
+
+    def _binary(self, name: str, node: Callable[[Value, Value], Value], a: Value, b: Value) -> Value:
+        if isinstance(a, np.generic) and isinstance(b, np.generic):
+            with np.errstate(all="ignore"):
+                return _FOLDS[name](a, b)
+        lanes = max(lanes_of(a), lanes_of(b))
+        x, y = widened(a, lanes), widened(b, lanes)
+        if x.same_as(y) and dtype_of(x).startswith("float"):
+            y = _hidden(y)
+        return bind(node(x, y))
+
+
+def widened(v: Value, lanes: int) -> Value:
+    """A value as TIR with the given number of lanes."""
+    v = literal(v) if isinstance(v, np.generic) else v
+    return T.broadcast(v, lanes) if lanes > lanes_of(v) else v
+
+
+def bind(v: Value) -> Value:
+    """Names a value, so that its many users do not repeat its expression."""
+    return T.bind(v)
+
+
+def _viewed(v: Value, dtype: str) -> Value:
+    if isinstance(v, np.generic):
+        return v.view(dtype)
+    lanes = lanes_of(v)
+    return bind(T.reinterpret(v, dtype=f"{dtype}x{lanes}" if lanes > 1 else dtype))

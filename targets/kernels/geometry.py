@@ -1,0 +1,125 @@
+"""What a kernel template is built for: sizes only, no weights, no graph, no TVM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# A dimension: its size, or the name of one known only at run time.
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A 2-d convolution, NHWC; `batch` alone may be symbolic. padding: top, left, bottom, right."""
+
+    batch: Dim
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f"conv: {self.channels} -> {self.out_channels} channels are not divisible by "
+                f"{self.groups} groups"
+            )
+        if min(self.out_height, self.out_width) < 1:
+            raise ValueError(f"conv: the kernel {self.kernel} is larger than the padded input")
+
+    @property
+    def out_height(self) -> int:
+        top, _, bottom, _ = self.padding
+        reach = self.dilation[0] * (self.kernel[0] - 1) + 1
+        return (self.height + top + bottom - reach) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        _, left, _, right = self.padding
+        reach = self.dilation[1] * (self.kernel[1] - 1) + 1
+        return (self.width + left + right - reach) // self.stride[1] + 1
+
+    @property
+    def group_in(self) -> int:
+        return self.channels // self.groups
+
+    @property
+    def group_out(self) -> int:
+        return self.out_channels // self.groups
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups == self.channels == self.out_channels
+
+    @property
+    def padded(self) -> bool:
+        return any(self.padding)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether output pixel i reads input pixel i and nothing else: a matrix product."""
+        one = (1, 1)
+        return self.kernel == one and self.stride == one and self.groups == 1 and not self.padded
+
+    @property
+    def in_shape(self) -> tuple[Dim, ...]:
+        return (self.batch, self.height, self.width, self.channels)
+
+    @property
+    def out_shape(self) -> tuple[Dim, ...]:
+        return (self.batch, self.out_height, self.out_width, self.out_channels)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """[*lead, k] x [n, k] -> [*lead, n]; the first of `lead` may be symbolic."""
+
+    lead: tuple[Dim, ...]
+    k: int
+    n: int
+
+    @property
+    def in_shape(self) -> tuple[Dim, ...]:
+        return (*self.lead, self.k)
+
+    @property
+    def out_shape(self) -> tuple[Dim, ...]:
+        return (*self.lead, self.n)
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """[*lead, m, k] x [*lead, k, n] -> [*lead, m, n], b as [*lead, n, k] when `transposed`."""
+
+    lead: tuple[Dim, ...]
+    m: int
+    k: int
+    n: int
+    transposed: bool = False
+
+    @property
+    def a_shape(self) -> tuple[Dim, ...]:
+        return (*self.lead, self.m, self.k)
+
+    @property
+    def b_shape(self) -> tuple[Dim, ...]:
+        return (*self.lead, *((self.n, self.k) if self.transposed else (self.k, self.n)))
+
+    @property
+    def out_shape(self) -> tuple[Dim, ...]:
+        return (*self.lead, self.m, self.n)
+
+
+def split_lead(lead: tuple[Dim, ...]) -> tuple[Dim, int]:
+    """(images, pixels): the symbolic part of `lead`, or 1, and the product of the rest."""
+    if any(isinstance(d, str) for d in lead[1:]):
+        raise ValueError(f"only the first dimension may be symbolic, got {lead}")
+    if lead and isinstance(lead[0], str):
+        return lead[0], math.prod(d for d in lead[1:] if isinstance(d, int))
+    return 1, math.prod(d for d in lead if isinstance(d, int))

@@ -1,0 +1,441 @@
+"""Matrix product and convolution by one template: implicit GEMM, NHWC, any Dot.
+
+Packed weights [groups, panels, KH, KW, ceil(CI / depth), lanes, depth]. A register tile of output
+pixels x channels runs over the reduction; its accumulators go through the epilogue before they
+leave the registers. Where a size is not a multiple of the tile the last tile overlaps the one
+before it: some outputs are computed twice, none is read or written out of bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from .build import (
+    Buffer, Epilogue, Expr, Operand, Params, Point, Symbols, View, cast, copy, fill, function, keep, local,
+    loop, pieces, scratch, splat, store, tasks, unravel, vector,
+)  # fmt: skip
+from .dot import Dot
+from .geometry import Conv, Linear, split_lead
+from .plan import Plan, Stage, Tile, plan_conv, plan_linear
+
+# Accumulators handed to the epilogue together: two vectors, so that bytes are packed well.
+EPILOGUE_VECTORS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output pixel of a tile: where its first input element is, and where its output goes."""
+
+    source: Expr
+    pixel: Expr
+    lead: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One loop of the reduction: its extent, and its steps in the source and in the weights."""
+
+    extent: int
+    source: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """Everything the tiles of one kernel share."""
+
+    dot: Dot
+    plan: Plan
+    taps: tuple[Tap, ...]
+    steps: int
+    panel_size: int
+    group_out: int
+    weights: Buffer
+    init: Buffer | None
+    out: Buffer
+    channels: int
+    epilogue: Epilogue
+    views: Sequence[View]
+
+    def tile(self, tile: Tile, source: Buffer, panel: Expr, first: Expr, width: int,
+             rows: Sequence[Row]) -> None:  # fmt: skip
+        """`rows` x the `width` channels from `first` on, whose weights are in `panel`."""
+        lanes = self.dot.lanes
+        accs = [[local(lanes, self.dot.acc_dtype) for _ in range(tile.vectors)] for _ in rows]
+        for line in accs:
+            self._start(line, first, width)
+        with ExitStack() as stack:
+            at, weights = 0, panel * self.panel_size
+            for tap in self.taps:
+                i = stack.enter_context(T.serial(0, tap.extent))
+                at, weights = at + i * tap.source, weights + i * tap.weights
+            self._reduce(accs, source, [r.source + at for r in rows], weights)
+        for row, line in zip(rows, accs, strict=True):
+            self._finish(row, line, first, width)
+
+    def _start(self, line: Sequence[Buffer], first: Expr, width: int) -> None:
+        lanes, dtype = self.dot.lanes, self.dot.acc_dtype
+        for v, acc in enumerate(line):
+            inside = min(width - v * lanes, lanes)
+            if self.init is None or inside < lanes:
+                store(acc, 0, T.broadcast(T.Cast(dtype, 0), lanes), lanes)
+            if self.init is not None:
+                for start, n in pieces(inside, lanes):
+                    store(acc, start, vector(self.init, first + v * lanes + start, n), n)
+
+    def _reduce(self, accs: Sequence[Sequence[Buffer]], source: Buffer, rows: Sequence[Expr],
+                weights: Expr) -> None:  # fmt: skip
+        group = self.dot.group
+        whole, rest = divmod(self.steps, group)
+        if whole:
+            with T.serial(0, whole) as k:
+                self._step(accs, source, rows, weights, k * group, group)
+        if rest:
+            self._step(accs, source, rows, weights, whole * group, rest)
+
+    def _step(self, accs: Sequence[Sequence[Buffer]], source: Buffer, rows: Sequence[Expr],
+              weights: Expr, k: Expr, count: int) -> None:  # fmt: skip
+        dot, size = self.dot, self.dot.lanes * self.dot.depth
+        panel = self.plan.lanes * dot.depth
+        for row, line in zip(rows, accs, strict=True):
+            a = [dot.broadcast(source, row + (k + g) * dot.depth) for g in range(count)]
+            for v, acc in enumerate(line):
+                b = [
+                    vector(self.weights, (weights + k + g) * panel + v * size, size)
+                    for g in range(count)
+                ]
+                total = dot.emit(vector(acc, 0, dot.lanes), list(zip(a, b, strict=True)))
+                store(acc, 0, total, dot.lanes)
+
+    def _finish(self, row: Row, line: Sequence[Buffer], first: Expr, width: int) -> None:
+        lanes = self.dot.lanes
+        for start, n in pieces(width, EPILOGUE_VECTORS * lanes):
+            used = line[start // lanes : -(-(start + n) // lanes)]
+            value = _lanes([vector(acc, 0, lanes) for acc in used], start % lanes, n, lanes)
+            at = Point(row.pixel, row.lead, first + start)
+            result = self.epilogue(value, at, n, self.views)
+            store(self.out, row.pixel * self.channels + first + start, result, n)
+
+
+def _lanes(vectors: Sequence[Expr], start: int, count: int, width: int) -> Expr:
+    """`count` lanes from `start` on of vectors laid end to end."""
+    if len(vectors) == 1 and count == width:
+        return vectors[0]
+    return T.Shuffle(list(vectors), list(range(start, start + count)))
+
+
+@contextmanager
+def _tile_rows(count: Expr, size: int) -> Iterator[Expr]:
+    """The first row of each tile; the last tile overlaps the one before it."""
+    with T.serial(0, -(-count // size)) as t:
+        yield t * size if count % size == 0 else T.bind(T.min(t * size, count - size))
+
+
+def _channels(p: Product, part: Callable[[Tile, Expr, Expr, int], None], chunk: Expr) -> None:
+    """part(tile, panel, first channel, width) over the panels of one chunk."""
+    plan, groups = p.plan, p.channels // p.group_out
+    if groups > 1:
+        with _range(chunk * plan.chunk, plan.chunk, groups, plan.chunks) as g:
+            _panels(p, part, g * plan.panels, g * p.group_out, 0, plan.full, True)
+        return
+    first = chunk * plan.chunk
+    last = plan.full if plan.chunks == 1 else T.min(first + plan.chunk, plan.full)
+    if plan.chunks == 1 or not plan.rest:
+        _panels(p, part, 0, 0, first, last, True)
+        return
+    _panels(p, part, 0, 0, first, last, False)
+    with T.If(chunk == plan.chunks - 1), T.Then():
+        _panels(p, part, 0, 0, plan.full, plan.full, True)
+
+
+@contextmanager
+def _range(first: Expr, size: int, end: int, chunks: int) -> Iterator[Expr]:
+    """The indices of a chunk of `size` from `first` on, below `end`."""
+    inside = size if end % size == 0 or chunks == 1 else T.min(size, end - first)
+    with T.serial(0, inside) as i:
+        yield first + i
+
+
+def _panels(p: Product, part: Callable[[Tile, Expr, Expr, int], None], base: Expr, channel: Expr,
+            first: Expr, last: Expr, tail: bool) -> None:  # fmt: skip
+    plan = p.plan
+    if plan.main is not None and not (isinstance(first, int) and first == last):
+        with T.serial(0, last - first) as i:
+            panel = first + i
+            part(plan.main, base + panel, channel + panel * plan.lanes, plan.lanes)
+    if tail and plan.tail is not None:
+        part(plan.tail, base + plan.full, channel + plan.full * plan.lanes, plan.rest)
+
+
+def packed_shape(g: Conv | Linear, plan: Plan, dot: Dot) -> tuple[int, ...]:
+    """The shape of the weights as the kernel reads them."""
+    if isinstance(g, Linear):
+        return (1, plan.panels, 1, 1, -(-g.k // dot.depth), plan.lanes, dot.depth)
+    deep = -(-g.group_in // dot.depth)
+    return (g.groups, plan.panels, *g.kernel, deep, plan.lanes, dot.depth)
+
+
+def _declare(
+    params: Params, io: tuple[Operand, Operand], packed: Operand, dot: Dot, init: bool,
+    operands: Sequence[Operand],
+) -> tuple[Buffer, Buffer, Buffer | None, list[View], Buffer]:  # fmt: skip
+    """(x, weights, init or None, operands, out): the parameters, in this order."""
+    source, target = io
+    start = [Operand("init", target.shape[-1:], dot.acc_dtype)] if init else []
+    x, weights, *rest, out = params.flat(source, packed, *start, *operands, target)
+    views = [View(o, b, target.shape) for o, b in zip(operands, rest[len(start) :], strict=True)]
+    return x, weights, rest[0] if init else None, views, out
+
+
+def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilogue = keep,
+           operands: Sequence[Operand] = (), init: bool = True, pad: int = 0, shift: int = 0,
+           name: str = "conv2d") -> Any:  # fmt: skip
+    """PrimFunc (x, weights, [init], *operands, out): a convolution and its epilogue.
+
+    x `in_dtype` [N, H, W, CI]; weights `dot.b_dtype` packed; init `dot.acc_dtype` [CO], where the
+    accumulators start; out `out_dtype` [N, OH, OW, CO]. pad: the code outside the input. shift:
+    added to every code of x on its way to `dot.a_dtype`. sum((x + shift) * w) + init is stored.
+    """
+    if g.pointwise and not g.padded:
+        flat = Linear((g.batch, g.height, g.width), g.channels, g.out_channels)
+        return linear(flat, dot, in_dtype=in_dtype, out_dtype=out_dtype, epilogue=epilogue,
+                      operands=operands, init=init, shift=shift, name=name)  # fmt: skip
+    plan = plan_conv(g, dot, in_dtype)
+    made: list[Any] = []
+    with function(name, made) as params:
+        io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
+        packed = Operand("weights", packed_shape(g, plan, dot), dot.b_dtype)
+        x, weights, start, views, out = _declare(params, io, packed, dot, init, operands)
+        images = params.symbols.dim(g.batch)
+        window = Window(g, plan, dot, x, pad, shift)
+        whole = window.stage_whole(images) if plan.stage is Stage.WHOLE else None
+        product = Product(dot, plan, *window.taps(), g.group_out, weights, start, out,
+                          g.out_channels, epilogue, views)  # fmt: skip
+        with tasks(images * plan.blocks * plan.chunks, plan.parallel) as task:
+            chunk, task = task % plan.chunks, task // plan.chunks
+            block, image = task % plan.blocks, task // plan.blocks
+            top = T.bind(T.min(block * plan.block, g.out_height - plan.block))
+            source, base = window.source(whole, image, top)
+
+            def part(tile: Tile, panel: Expr, first: Expr, width: int) -> None:
+                with _tile_rows(plan.block * g.out_width, tile.rows) as m:
+                    rows = window.rows(tile.rows, m, base + _group(g, first), image, top)
+                    product.tile(tile, source, panel, first, width, rows)
+
+            _channels(product, part, chunk)
+    return made[0]
+
+
+def _group(g: Conv, first: Expr) -> Expr:
+    """The first input channel of the group that output channel `first` is in."""
+    return 0 if g.groups == 1 else first // g.group_out * g.group_in
+
+
+@dataclass(frozen=True)
+class Window:
+    """How output pixels of a convolution see the input, staged or as it is."""
+
+    g: Conv
+    plan: Plan
+    dot: Dot
+    x: Buffer
+    pad: int
+    shift: int
+
+    @property
+    def staged(self) -> bool:
+        return self.plan.stage is not Stage.NONE
+
+    @property
+    def line(self) -> int:
+        """Elements from one input row to the next."""
+        g = self.g
+        if not self.staged:
+            return g.width * g.channels
+        reach = g.dilation[1] * (g.kernel[1] - 1) + 1
+        return ((g.out_width - 1) * g.stride[1] + reach) * g.channels
+
+    def lines(self, out_rows: int) -> int:
+        """Input rows that `out_rows` output rows read."""
+        g = self.g
+        return (out_rows - 1) * g.stride[0] + g.dilation[0] * (g.kernel[0] - 1) + 1
+
+    def taps(self) -> tuple[tuple[Tap, ...], int, int]:
+        """(loops over the kernel, steps of the innermost loop, steps of a panel)."""
+        g, deep = self.g, -(-self.g.group_in // self.dot.depth)
+        (kh, kw), (dh, dw) = g.kernel, g.dilation
+        size = kh * kw * deep
+        down = Tap(kh, dh * self.line, kw * deep)
+        joined = g.groups == 1 and dw == 1 and g.channels % self.dot.depth == 0
+        if joined and deep % self.dot.group == 0:
+            return tuple(t for t in (down,) if t.extent > 1), kw * deep, size
+        across = Tap(kw, dw * g.channels, deep)
+        return tuple(t for t in (down, across) if t.extent > 1), deep, size
+
+    def rows(self, count: int, m: Expr, base: Expr, image: Expr, top: Expr) -> list[Row]:
+        """`count` output pixels from pixel m of the block on."""
+        g = self.g
+        down, across = g.stride[0] * self.line, g.stride[1] * g.channels
+        if g.out_width % count == 0:
+            y, x = T.bind(m // g.out_width), T.bind(m % g.out_width)
+            places = [(y, x + i) for i in range(count)]
+        else:
+            places = [((m + i) // g.out_width, (m + i) % g.out_width) for i in range(count)]
+        start = (image * g.out_height + top) * g.out_width + m
+        return [
+            Row(T.bind(base + y * down + x * across), start + i, (image, top + y, x))
+            for i, (y, x) in enumerate(places)
+        ]
+
+    def source(self, whole: Buffer | None, image: Expr, top: Expr) -> tuple[Buffer, Expr]:
+        """(buffer, offset of the first element that output row `top` reads)."""
+        g = self.g
+        if whole is not None:
+            return whole, (image * self.lines(g.out_height) + top * g.stride[0]) * self.line
+        if not self.staged:
+            return self.x, (image * g.height + top * g.stride[0]) * self.line
+        lines = self.lines(self.plan.block)
+        block = scratch(lines * self.line + self.dot.depth, self.dot.a_dtype)
+        with T.serial(0, lines) as r:
+            self._stage_line(block, r * self.line, image, top * g.stride[0] - g.padding[0] + r)
+        return block, 0
+
+    def stage_whole(self, images: Expr) -> Buffer:
+        """All images copied, in parallel."""
+        lines = self.lines(self.g.out_height)
+        block = scratch(images * lines * self.line + self.dot.depth, self.dot.a_dtype)
+        with tasks(images * lines, self.plan.parallel) as t:
+            self._stage_line(block, t * self.line, t // lines, t % lines - self.g.padding[0])
+        return block
+
+    def _stage_line(self, block: Buffer, to: Expr, image: Expr, y: Expr) -> None:
+        """One padded input row, y of the image, or a row of padding."""
+        g, dtype = self.g, self.dot.a_dtype
+        outside = T.Cast(dtype, self.pad + self.shift)
+        left = min(g.padding[1] * g.channels, self.line)
+        inside = min(g.width * g.channels, self.line - left)
+        right = self.line - left - inside
+        if g.padding[0] == 0 and self.lines(g.out_height) <= g.height:
+            self._copy_line(block, to, image, y, (left, inside, right), outside)
+            return
+        with T.If(T.And(y >= 0, y < g.height)):
+            with T.Then():
+                self._copy_line(block, to, image, y, (left, inside, right), outside)
+            with T.Else():
+                fill(block, to, outside, self.line)
+
+    def _copy_line(self, block: Buffer, to: Expr, image: Expr, y: Expr,
+                   sizes: tuple[int, int, int], outside: Expr) -> None:  # fmt: skip
+        g, (left, inside, right) = self.g, sizes
+        fill(block, to, outside, left)
+        at = (image * g.height + y) * g.width * g.channels
+        copy(block, to + left, self.x, at, inside, _changed(self.dot.a_dtype, self.shift))
+        fill(block, to + left + inside, outside, right)
+
+
+def _changed(dtype: str, shift: int) -> Callable[[Expr, int], Expr]:
+    """How staged elements are made from those of the input."""
+
+    def change(value: Expr, lanes: int) -> Expr:
+        wide = cast(value, dtype, lanes)
+        return wide + splat(T.Cast(dtype, shift), lanes) if shift else wide
+
+    return change
+
+
+def linear(g: Linear, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilogue = keep,
+           operands: Sequence[Operand] = (), init: bool = True, shift: int = 0,
+           name: str = "linear") -> Any:  # fmt: skip
+    """PrimFunc (x, weights, [init], *operands, out): a matrix product and its epilogue.
+
+    x `in_dtype` [*lead, K]; weights `dot.b_dtype` packed; init `dot.acc_dtype` [N]; out `out_dtype`
+    [*lead, N]. sum((x + shift) * w) + init is stored.
+    """
+    plan = plan_linear(g, dot, in_dtype)
+    made: list[Any] = []
+    with function(name, made) as params:
+        io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
+        packed = Operand("weights", packed_shape(g, plan, dot), dot.b_dtype)
+        x, weights, start, views, out = _declare(params, io, packed, dot, init, operands)
+        steps = -(-g.k // dot.depth)
+        product = Product(dot, plan, (), steps, steps, g.n, weights, start, out, g.n, epilogue,
+                          views)  # fmt: skip
+        rows = Rows(g, plan, dot, x, shift, params.symbols)
+        rows.emit(product)
+    return made[0]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a matrix product, cut into tasks; their number may be known only at run time."""
+
+    g: Linear
+    plan: Plan
+    dot: Dot
+    x: Buffer
+    shift: int
+    symbols: Symbols
+
+    def emit(self, product: Product) -> None:
+        plan = self.plan
+        images, pixels = split_lead(self.g.lead)
+        count = self.symbols.dim(images)
+        if plan.blocks == 0:
+            count, pixels = 1, self.symbols.product(self.g.lead)
+        blocks = plan.blocks or (pixels + plan.block - 1) // plan.block
+        whole = self._stage(0, count * pixels, True) if plan.stage is Stage.WHOLE else None
+        with tasks(count * blocks * plan.chunks, plan.parallel) as task:
+            chunk, task = task % plan.chunks, task // plan.chunks
+            block, image = task % blocks, task // blocks
+            if plan.blocks:
+                size: Expr = plan.block
+                first = T.bind(image * pixels + T.min(block * plan.block, pixels - plan.block))
+            else:
+                first = T.bind(block * plan.block)
+                size = T.bind(T.min(pixels - first, plan.block))
+            source, base = whole if whole is not None else self.x, first * self.g.k
+            if plan.stage is Stage.TASK:
+                source, base = self._stage(first, size, False), 0
+
+            def part(tile: Tile, panel: Expr, channel: Expr, width: int) -> None:
+                for rows, m in self._tiles(size, tile.rows):
+                    product.tile(Tile(rows, tile.vectors), source, panel, channel, width,
+                                 self._rows(rows, base, first, m))  # fmt: skip
+
+            _channels(product, part, chunk)
+
+    def _tiles(self, size: Expr, rows: int) -> Iterator[tuple[int, Expr]]:
+        """(rows of the tile, its first row in the block), each yielded inside its loop."""
+        if isinstance(size, int):
+            with _tile_rows(size, rows) as m:
+                yield rows, m
+            return
+        with T.serial(0, size // rows) as t:
+            yield rows, t * rows
+        if rows > 1:
+            with T.serial(0, size % rows) as t:
+                yield 1, size - 1 - t
+
+    def _rows(self, count: int, base: Expr, first: Expr, m: Expr) -> list[Row]:
+        dims = [self.symbols.dim(d) for d in self.g.lead]
+        start = first + m
+        return [
+            Row(base + (m + i) * self.g.k, start + i, unravel(start + i, dims))
+            for i in range(count)
+        ]
+
+    def _stage(self, first: Expr, size: Expr, parallel: bool) -> Buffer:
+        """Rows `first` to `first + size`, changed to what the dot takes, with slack behind."""
+        k = self.g.k
+        limit = size if isinstance(size, int) or parallel else self.plan.block
+        block = scratch(limit * k + self.dot.depth, self.dot.a_dtype)
+        change = _changed(self.dot.a_dtype, self.shift)
+        with tasks(size, parallel and self.plan.parallel) as r:
+            copy(block, r * k, self.x, (first + r) * k, k, change)
+        return block
