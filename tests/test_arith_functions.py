@@ -139,7 +139,7 @@ def gelu(x: Array) -> Array:
 
 
 def gelu_tanh(x: Array) -> Array:
-    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
 # name, true function in float64, its torch twin, domain measured, bound in ulp, bound in eps.
@@ -294,7 +294,10 @@ def test_rows_agree_with_torch_and_with_the_second_algebra(size: int) -> None:
         (lambda n, v: arith.softmax(n, v[0]), x.softmax(-1)),
         (lambda n, v: arith.log_softmax(n, v[0]), x.log_softmax(-1)),
         (lambda n, v: arith.layer_norm(n, v[0], eps=1e-5), F.layer_norm(x, (size,))),
-        (lambda n, v: arith.layer_norm(n, *v, eps=1e-3), F.layer_norm(x, (size,), w, b, 1e-3)),
+        (
+            lambda n, v: arith.layer_norm(n, v[0], v[1], v[2], eps=1e-3),
+            F.layer_norm(x, (size,), w, b, 1e-3),
+        ),
         (lambda n, v: arith.rms_norm(n, v[0], v[1], eps=1e-6), F.rms_norm(x, (size,), w, 1e-6)),
         (lambda n, v: arith.row_mean(n, v[0]), x.mean(-1, keepdim=True)),
         (lambda n, v: arith.row_variance(n, v[0]), x.var(-1, correction=0, keepdim=True)),
@@ -325,7 +328,7 @@ def test_row_functions_are_differentiable() -> None:
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(5), requires_grad=True)
     v = torch.randn(3, 40, generator=torch.Generator().manual_seed(6))
     ours = [arith.softmax, arith.log_softmax, arith.layer_norm]
-    twins = [
+    twins: list[Callable[[torch.Tensor], torch.Tensor]] = [
         lambda t: t.softmax(-1),
         lambda t: t.log_softmax(-1),
         lambda t: F.layer_norm(t, (40,)),
