@@ -151,6 +151,16 @@ class Graph:
             new[node] = change(node.with_inputs([new[i] for i in node.inputs]))
         return self.rebuilt(new, **changes)
 
+    def noted(self, notes: Mapping[Node, Note]) -> Graph:
+        """The same graph with another note on some nodes."""
+        new: dict[Node, Node] = {}
+        for node in self.nodes():
+            inputs = tuple(new[i] for i in node.inputs)
+            note = notes.get(node, node.note)
+            same = note is node.note and all(map(_is, inputs, node.inputs))
+            new[node] = node if same else replace(node, inputs=inputs, note=note)
+        return self.rebuilt(new)
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and deepcopy as a flat table: deep graphs must not recurse."""
         nodes = self.nodes()

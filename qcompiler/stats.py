@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,7 @@ class Stats:
         masked = int((x <= -UNBOUNDED).sum())
         rest = _of_finite(x[keep], channels) if bool(keep.any()) else EMPTY
         infinite = x.numel() - rest.count - nan - masked
-        return _with(rest, masked=masked, infinite=infinite, nan=nan, channels=channels.numpy())
+        return replace(rest, masked=masked, infinite=infinite, nan=nan, channels=channels.numpy())
 
     def merge(self, other: Stats) -> Stats:
         """The statistics of both. Associative and commutative, bit for bit; EMPTY is neutral."""
@@ -197,8 +197,12 @@ class Stats:
         head = json.loads(bytes(table["head"].tolist()))
         cells, counts = table["cells"].numpy()
         channels = table.get("channels")
+        count, masked, infinite, nan = map(int, head[:4])
         return Stats(
-            *map(int, head[:4]),
+            count,
+            masked,
+            infinite,
+            nan,
             low=float.fromhex(head[6]),
             high=float.fromhex(head[7]),
             total=Fraction(head[4]),
@@ -210,12 +214,6 @@ class Stats:
 
 
 EMPTY = Stats()
-
-
-def _with(stats: Stats, **changes: Any) -> Stats:
-    from dataclasses import replace
-
-    return replace(stats, **changes)
 
 
 def _of_finite(x: torch.Tensor, channels: torch.Tensor) -> Stats:

@@ -1,0 +1,63 @@
+"""Collect statistics: the interpreter over the calibration data, and a fold over the values."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.context import Context
+from qcompiler.data import DataError, cut_items
+from qcompiler.graph import Graph, Level, Node
+from qcompiler.interpret import run
+from qcompiler.ops import Const
+from qcompiler.pipeline import graph_pass
+from qcompiler.recipe import Activations
+from qcompiler.stats import EMPTY, Stats
+from qcompiler.types import DType, TensorType
+
+if TYPE_CHECKING:
+    import torch
+
+
+@graph_pass("calibrate", Level.FLOAT, Level.CALIBRATED, exact=True)
+def calibrate(graph: Graph, ctx: Context) -> Graph:
+    """Statistics on every float32 value, from the calibration data.
+
+    Each piece of the data starts from the initial state. Without data the graph only changes its
+    level; DataError where the recipe has static activations, which need it.
+    """
+    if ctx.data is None and ctx.recipe.activations is not Activations.STATIC:
+        return replace(graph, level=Level.CALIBRATED)
+    stats = collect(graph, ctx)
+    notes = {node: replace(node.note, stats=found) for node, found in stats.items()}
+    return replace(graph.noted(notes), level=Level.CALIBRATED)
+
+
+def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
+    """Statistics of each float32 value that is no constant."""
+    import torch
+
+    if ctx.data is None:
+        raise DataError(
+            f"recipe {ctx.recipe.name!r} has static activations: expected calibration data, got "
+            f"none; pass an iterable of inputs, or choose the recipe 'int8-dynamic'"
+        )
+    stats = {node: EMPTY for node in graph.nodes() if _is_measured(node)}
+
+    def see(node: Node, value: torch.Tensor | Any) -> None:
+        if node in stats:
+            stats[node] = stats[node].merge(Stats.of(value))
+
+    total = len(ctx.data) if isinstance(ctx.data, Sized) else 0
+    with torch.no_grad():
+        for done, item in enumerate(cut_items(ctx.data, graph), 1):
+            for piece in item:
+                run(graph, piece, see=see)
+            ctx.progress("calibrate", done, total)
+    return stats
+
+
+def _is_measured(node: Node) -> bool:
+    is_float = isinstance(node.type, TensorType) and node.type.dtype is DType.FLOAT32
+    return is_float and not isinstance(node.op, Const)
