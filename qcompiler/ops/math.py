@@ -169,7 +169,7 @@ class Cast(Elementwise):
 
 @dataclass(frozen=True)
 class Clamp(Elementwise):
-    """`x` limited to [lo, hi]; NaN passes. relu is [0, inf], relu6 [0, 6]."""
+    """`x` limited to [lo, hi]; NaN becomes lo. relu is [0, inf], relu6 [0, 6]."""
 
     lo: float = -math.inf
     hi: float = math.inf

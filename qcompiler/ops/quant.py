@@ -129,10 +129,11 @@ class Requantize(Elementwise):
 
 @dataclass(frozen=True)
 class Lookup(Elementwise):
-    """A 256-entry table: any function of one code, exact on every target."""
+    """A 256-entry table indexed by code + offset: any function of one code, exact everywhere."""
 
     to: DType
     out: QParams
+    offset: int = 0
 
     def infer(self, *inputs: TensorType) -> TensorType:
         q, table = inputs
@@ -142,7 +143,8 @@ class Lookup(Elementwise):
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
         q, table = xs
-        return n.lookup(table, n.cast(q, "int32"))
+        index = n.cast(q, "int32")
+        return n.lookup(table, n.add(index, n.const(self.offset, "int32")))
 
 
 def _product_params(x: TensorType, w: TensorType, axis: int) -> QParams | None:
