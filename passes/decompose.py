@@ -6,8 +6,19 @@ import math
 
 from qcompiler.graph import Node
 from qcompiler.ops import (
-    Add, Arange, Attention, Compare, Const, Matmul, Mul, Permute, Relation, Reshape, Softmax,
-    Where, const,
+    Add,
+    Arange,
+    Attention,
+    Compare,
+    Const,
+    Matmul,
+    Mul,
+    Permute,
+    Relation,
+    Reshape,
+    Softmax,
+    Where,
+    const,
 )  # fmt: skip
 from qcompiler.pipeline import rewrites
 from qcompiler.rewrite import Miss, Sweep

@@ -9,8 +9,23 @@ from typing import Any
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.ops import (
-    Add, Cast, Clamp, Concat, Const, Conv2d, Div, Expand, Linear, Matmul, Mul, Pad, Permute,
-    Reshape, Slice, Sub, const,
+    Add,
+    Cast,
+    Clamp,
+    Concat,
+    Const,
+    Conv2d,
+    Div,
+    Expand,
+    Linear,
+    Matmul,
+    Mul,
+    Pad,
+    Permute,
+    Reshape,
+    Slice,
+    Sub,
+    const,
 )  # fmt: skip
 from qcompiler.pipeline import Pass, declare
 from qcompiler.rewrite import Miss, Rule, Sweep, rewrite

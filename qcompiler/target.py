@@ -19,6 +19,9 @@ class Target(Protocol):
     def refuses(self, node: Node) -> str | None:
         """Why the node cannot be lowered here; None when it can."""
 
+    def refuses_integer(self, node: Node) -> str | None:
+        """Why the integer form of a float node has no kernel here; None when it has."""
+
     def sum_rule(self, a: DType, b: DType) -> SumRule | None:
         """What the fast instruction for codes a x b adds in 16 bits; None: nothing."""
 

@@ -1,0 +1,191 @@
+"""Assign precision: which nodes compute in integers, which tensors are held as codes, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qcompiler.context import Context
+from qcompiler.graph import Graph, Level, Node
+from qcompiler.op import Compute, Elementwise, Fixed, Float, Same, Unary
+from qcompiler.ops import (
+    Add,
+    AvgPool2d,
+    Clamp,
+    Const,
+    Conv2d,
+    LeakyRelu,
+    Linear,
+    Matmul,
+    Mul,
+    Prelu,
+)  # fmt: skip
+from qcompiler.pipeline import Pass, declare
+from qcompiler.recipe import Activations, Recipe
+from qcompiler.types import DType, Scheme
+
+ACTIVATION = Scheme(DType.UINT8, 0, 255)
+ROWS = Scheme(DType.INT8, -127, 127, symmetric=True, dynamic=True)
+WEIGHT = Scheme(DType.INT8, -127, 127, symmetric=True, axis=0)
+SUMS = (Conv2d, Linear, Matmul, Add, Mul, AvgPool2d)  # their integer form ends in int32
+EPILOGUES = (Clamp, LeakyRelu, Prelu)  # applied to int32 sums while they are requantized
+
+NO_READER = "no integer op reads its result"
+FLOAT_OPERAND = "an operand is computed in float"
+
+
+def is_anchor(node: Node) -> bool:
+    """Matmul, linear and convolution with constant weights: what integers pay for."""
+    if isinstance(node.op, Matmul):
+        return True
+    return isinstance(node.op, Conv2d | Linear) and isinstance(node.inputs[1].op, Const)
+
+
+def table_shaped(node: Node) -> bool:
+    """An elementwise op of one tensor and scalar constants: a table once on codes."""
+    others = [i for i in node.inputs if not isinstance(i.op, Const)]
+    scalars = [i for i in node.inputs if isinstance(i.op, Const)]
+    one = len(others) == 1 and all(i.tensor.shape == () for i in scalars)
+    return isinstance(node.op, Elementwise) and one
+
+
+def operands(node: Node) -> list[Node]:
+    """The inputs that are activations."""
+    return [i for i in node.inputs if not isinstance(i.op, Const)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The graph's users, the context, and why nodes stay float so far."""
+
+    users: dict[Node, list[Node]]
+    ctx: Context
+    reasons: dict[Node, str]
+
+    def integer(self, node: Node) -> bool:
+        return node not in self.reasons
+
+    def ends_in_sums(self, node: Node) -> bool:
+        """Whether the integer form of the node is int32 sums that some requantize follows."""
+        return isinstance(node.op, SUMS) and not table_shaped(node)
+
+    def absorbed(self, node: Node) -> bool:
+        """Whether the node is only the sums that its one user's requantize takes in."""
+        users = self.users[node]
+        return (
+            self.ends_in_sums(node)
+            and len(users) == 1
+            and isinstance(users[0].op, EPILOGUES)
+            and users[0].inputs[0] is node
+            and self.integer(users[0])
+        )
+
+
+def unfit(node: Node, plan: Plan) -> str | None:
+    """Why a node on its own cannot compute in integers; None when it can."""
+    recipe, target = plan.ctx.recipe, plan.ctx.target
+    static = recipe.activations is Activations.STATIC
+    if recipe.activations is Activations.NONE:
+        return f"recipe {recipe.name} keeps everything in float"
+    if any(node.name.startswith(p) or node.note.origin.startswith(p) for p in recipe.keep_float):
+        return "kept in float by the recipe"
+    if isinstance(node.op.quant, Float):
+        return node.op.quant.reason
+    if any(i.tensor.dtype is not DType.FLOAT32 for i in node.inputs):
+        return "an operand is not float32"
+    if not static and not (isinstance(node.op, Linear) and is_anchor(node)):
+        return f"recipe {recipe.name} quantizes only linear layers"
+    reason = _no_integer_form(node, plan)
+    return reason or (target.refuses_integer(node) if target is not None else None)
+
+
+def _no_integer_form(node: Node, plan: Plan) -> str | None:
+    op = node.op
+    if isinstance(op, Conv2d | Linear):
+        return None if is_anchor(node) else "its weight is not constant"
+    if isinstance(op.quant, Same) or isinstance(op, Unary | Clamp | Matmul | AvgPool2d):
+        return None
+    if table_shaped(node):
+        return None
+    if isinstance(op, Add | Mul):
+        tensors = len(operands(node)) == 2
+        return None if tensors else "a constant tensor operand is not folded into a layer"
+    if isinstance(op, Prelu):
+        alone = len(plan.users[node.inputs[0]]) == 1 and plan.ends_in_sums(node.inputs[0])
+        return None if alone else "it does not directly follow a layer"
+    return f"{op.kind} has no integer form"
+
+
+def stranded(node: Node, plan: Plan) -> str | None:
+    """Why integers do not pay for a node given its neighbours."""
+    if is_anchor(node):
+        return None
+    if not any(plan.integer(u) for u in plan.users[node]):
+        return NO_READER
+    if not all(plan.integer(i) for i in operands(node)) or not operands(node):
+        return FLOAT_OPERAND
+    return None
+
+
+def plan_of(graph: Graph, ctx: Context) -> Plan:
+    """Start with every node that has an integer form; drop the stranded ones until none is."""
+    users = graph.users()
+    plan = Plan(users, ctx, {})
+    for node in users:
+        reason = unfit(node, plan) if node.inputs else "an input"
+        if reason is not None:
+            plan.reasons[node] = reason
+    changed = True
+    while changed:
+        changed = False
+        for node in users:
+            reason = None if node in plan.reasons else stranded(node, plan)
+            if reason is not None:
+                plan.reasons[node] = reason
+                changed = True
+    return plan
+
+
+def held_as_codes(node: Node, plan: Plan) -> bool:
+    """Whether some integer op reads the node's value as codes."""
+    if isinstance(node.op, Const) or plan.absorbed(node):
+        return False
+    return any(plan.integer(u) for u in plan.users[node])
+
+
+@declare("assign-precision", Level.CALIBRATED, Level.PLANNED)
+@dataclass(frozen=True)
+class AssignPrecision(Pass):
+    """Give each op its precision or the reason it stays float, each code tensor its scheme.
+
+    Layers (matmul, linear, convolution) are integer wherever the recipe and target allow it; what
+    lies between them is integer where an integer op reads it and integer ops feed it.
+    """
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        plan = plan_of(graph, ctx)
+        new: dict[Node, Node] = {}
+        for node in plan.users:
+            inputs = [new[i] for i in node.inputs]
+            if plan.integer(node) and isinstance(node.op, Conv2d | Linear):
+                inputs[1] = replace(inputs[1], note=replace(inputs[1].note, scheme=WEIGHT))
+            new[node] = planned(node.with_inputs(inputs), node, plan)
+        return graph.rebuilt(new, recipe=ctx.recipe.name)
+
+
+def planned(node: Node, source: Node, plan: Plan) -> Node:
+    """The node with what was decided for it."""
+    changes: dict[str, object] = {}
+    if held_as_codes(source, plan):
+        changes["scheme"] = _scheme(plan.ctx.recipe)
+    if isinstance(source.op.quant, Compute | Fixed | Same | Float) and source.inputs:
+        integer = plan.integer(source)
+        changes["precision"] = DType.INT8 if integer else DType.FLOAT32
+        changes["reason"] = "" if integer else plan.reasons[source]
+    return node.with_note(**changes) if changes else node
+
+
+def _scheme(recipe: Recipe) -> Scheme:
+    return ROWS if recipe.activations is Activations.DYNAMIC else ACTIVATION
+
+
+assign_precision = AssignPrecision()

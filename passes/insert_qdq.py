@@ -1,0 +1,67 @@
+"""Insert quantize and dequantize: every tensor with a scheme is read through its codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qcompiler.context import Context
+from qcompiler.graph import Graph, Level, Node
+from qcompiler.ops import Dequantize, DynamicQuantize, Get, Quantize, const
+from qcompiler.pipeline import Pass, declare
+from qcompiler.types import DType, QParams, Scheme
+
+
+def integer(node: Node) -> bool:
+    return node.note.precision is DType.INT8
+
+
+def through_codes(node: Node, scheme: Scheme) -> Node:
+    """x => dequantize(quantize(x)) by the scheme; per row where it is dynamic."""
+    if scheme.dynamic:
+        made = DynamicQuantize()(node, name=f"{node.name}.rows")
+        codes = Get(0)(made, name=f"{node.name}.q")
+        scale = Get(1)(made, name=f"{node.name}.scale")
+        zero = const(0, name=f"{node.name}.zero")
+        return Dequantize()(codes, scale, zero, name=f"{node.name}.dq")
+    assert scheme.params is not None
+    scale, zero = operands(scheme.params, node.name)
+    codes = Quantize(scheme.dtype, scheme.qmin, scheme.qmax, scheme.axis)(
+        node, scale, zero, name=f"{node.name}.q"
+    )
+    return Dequantize(scheme.axis)(codes, scale, zero, name=f"{node.name}.dq")
+
+
+def operands(params: QParams, name: str) -> tuple[Node, Node]:
+    """Scale and zero point as Const nodes: scalars, or one scale per channel."""
+    scale = const(params.scale[0] if params.per_tensor else list(params.scale), DType.FLOAT32)
+    named = replace(scale, name=f"{name}.scale")
+    return named, const(params.zero_point, name=f"{name}.zero")
+
+
+@declare("insert-qdq", Level.PLANNED, Level.QDQ)
+@dataclass(frozen=True)
+class InsertQdq(Pass):
+    """x => dequantize(quantize(x)) on every edge into an integer op.
+
+    A float op reads the codes of what an integer op made (there is nothing else to read), and the
+    float value itself of what a float op made.
+    """
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        new: dict[Node, Node] = {}
+        coded: dict[Node, Node] = {}
+        for node in graph.nodes():
+            inputs = [
+                coded[i] if i in coded and (integer(node) or integer(i)) else new[i]
+                for i in node.inputs
+            ]
+            current = node.with_inputs(inputs)
+            scheme = node.note.scheme
+            new[node] = current if scheme is None else current.with_note(scheme=None)
+            if scheme is not None and (scheme.dynamic or scheme.params is not None):
+                coded[node] = through_codes(new[node], scheme)
+        outputs = {n: coded[n] for n in graph.results if n in coded and integer(n)}
+        return graph.rebuilt(new | outputs)
+
+
+insert_qdq = InsertQdq()
