@@ -6,7 +6,7 @@ if __name__ != "qcompiler.passes":
 from qcompiler.pipeline import Pass, Pipeline
 
 from .assign_precision import AssignPrecision, assign_precision
-from .calibrate import Calibrate, calibrate
+from .calibrate import calibrate
 from .choose_ranges import ChooseRanges, choose_ranges
 from .decompose import decompose
 from .fold import Fold, fold
@@ -52,7 +52,6 @@ __all__ = [
     "NORMALIZE",
     "QUANTIZE",
     "AssignPrecision",
-    "Calibrate",
     "ChooseRanges",
     "Fold",
     "Fuse",

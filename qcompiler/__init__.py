@@ -1,1 +1,77 @@
 """qcompiler: PyTorch models in, fast and exact integer programs out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it; imported when first asked for.
+_LAZY = {
+    "trace": "qcompiler.frontend",
+    "quantize": "qcompiler.api",
+    "build": "qcompiler.api",
+    "compile": "qcompiler.api",
+    "targets": "qcompiler.api",
+    "load": "qcompiler.runtime",
+    "CompiledModel": "qcompiler.runtime",
+    "interpret": "qcompiler.interpret",
+    "parse": "qcompiler.parse",
+    "save_graph": "qcompiler.text",
+    "load_graph": "qcompiler.text",
+    "constants_of": "qcompiler.text",
+    "Recipe": "qcompiler.recipe",
+    "Graph": "qcompiler.graph",
+    "Level": "qcompiler.graph",
+    "Node": "qcompiler.graph",
+    "Note": "qcompiler.graph",
+    "Context": "qcompiler.context",
+    "Miss": "qcompiler.rewrite",
+    "Sweep": "qcompiler.rewrite",
+    "rewrite": "qcompiler.rewrite",
+    "Pass": "qcompiler.pipeline",
+    "Pipeline": "qcompiler.pipeline",
+    "graph_pass": "qcompiler.pipeline",
+    "rewrites": "qcompiler.pipeline",
+    "const": "qcompiler.ops",
+}
+
+__all__ = ["__version__", *_LAZY]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from qcompiler.api import build, compile, quantize, targets
+    from qcompiler.context import Context
+    from qcompiler.frontend import trace
+    from qcompiler.graph import Graph, Level, Node, Note
+    from qcompiler.interpret import interpret
+    from qcompiler.ops import const
+    from qcompiler.parse import parse
+    from qcompiler.pipeline import Pass, Pipeline, graph_pass, rewrites
+    from qcompiler.recipe import Recipe
+    from qcompiler.rewrite import Miss, Sweep, rewrite
+    from qcompiler.runtime import CompiledModel, load
+    from qcompiler.text import constants_of
+    from qcompiler.text import load as load_graph
+    from qcompiler.text import save as save_graph
+
+
+class MissingTorch(ImportError):
+    """Everything but load and run needs PyTorch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'qcompiler' has no attribute {name!r}")
+    source = {"save_graph": "save", "load_graph": "load"}.get(name, name)
+    try:
+        return getattr(importlib.import_module(_LAZY[name]), source)
+    except ModuleNotFoundError as e:
+        if e.name in ("torch", "sympy"):
+            text = f"qcompiler.{name} needs PyTorch: pip install 'qcompiler[torch]'"
+            raise MissingTorch(text) from None
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

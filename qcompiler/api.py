@@ -1,0 +1,106 @@
+"""The four verbs that wire passes, targets and runtime together: quantize, build, compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.config import from_env
+from qcompiler.context import Context
+from qcompiler.graph import Graph, Level
+from qcompiler.observers import observers_of
+from qcompiler.recipe import Activations, Recipe, recipe_of
+
+if TYPE_CHECKING:
+    from qcompiler.runtime import CompiledModel
+
+Progress = Callable[[str, int, int], None]
+
+
+def targets() -> tuple[str, ...]:
+    """Names of the machines to build for; "native" resolves to this one."""
+    from qcompiler import targets as machines
+
+    return tuple(machines.names())
+
+
+def quantize(
+    graph: Graph,
+    calibration: Iterable[Any] | None = None,
+    target: str = "x86-64-v3",
+    recipe: str | Recipe = "int8",
+    progress: Progress | None = None,
+) -> Graph:
+    """A FLOAT graph to an INTEGER graph for the target's proofs; any target can build it.
+
+    calibration: iterable of tensor | tuple (positional) | dict (keyword), cut along axis 0 into
+    pieces of the traced batch size; required by recipes with static activations.
+    Raises ValueError (and subclasses) in one or two lines that name node, expected and got.
+    """
+    from qcompiler import passes
+    from qcompiler import targets as machines
+
+    wanted = recipe_of(recipe)
+    data = calibration if wanted.activations is Activations.STATIC else None
+    sample, data = _peek(data, graph)
+    ctx = Context(machines.get(target), wanted, data, sample=sample)
+    ctx = replace(ctx, progress=progress) if progress else ctx
+    config = from_env()
+    stages = passes.quantize.stages(graph, ctx, observers_of(config), config.bisect)
+    return _last(graph, stages)
+
+
+def _last(graph: Graph, stages: Iterable[Graph]) -> Graph:
+    return [graph, *stages][-1]
+
+
+def _peek(data: Iterable[Any] | None, graph: Graph) -> tuple[Any, Iterable[Any] | None]:
+    """The first piece of the calibration data, and the data with that item still in it."""
+    from qcompiler.data import cut_items
+
+    if data is None or not hasattr(data, "__iter__"):
+        return None, data
+    rest = iter(data)
+    first = next(rest, None)
+    if first is None:
+        return None, ()
+    sample = next(iter(next(iter(cut_items([first], graph)))))
+    return sample, data if hasattr(data, "__len__") else chain([first], rest)
+
+
+def build(graph: Graph, target: str = "x86-64-v3") -> CompiledModel:
+    """An INTEGER graph to a program for the target, in memory; `save` writes it.
+
+    Raises LowerError listing every node without a kernel, with the reason.
+    """
+    from qcompiler import passes
+    from qcompiler import targets as machines
+    from qcompiler.runtime import CompiledModel
+
+    if graph.level is not Level.INTEGER:
+        found = graph.level.name
+        raise ValueError(f"build: expected a graph at INTEGER (from quantize), got {found}")
+    machine = machines.get(target)
+    config = from_env()
+    ctx = Context(machine)
+    fused = _last(graph, passes.build.stages(graph, ctx, observers_of(config), config.bisect))
+    return CompiledModel.of(machines.build(fused, machine), fused, graph)
+
+
+def compile(
+    module: Any,
+    example_inputs: tuple[Any, ...],
+    calibration: Iterable[Any] | None = None,
+    target: str = "x86-64-v3",
+    recipe: str | Recipe = "int8",
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """trace, quantize and build in one: a PyTorch model to a program for the target."""
+    from qcompiler.frontend import trace
+
+    graph = trace(module, example_inputs, kwargs, dynamic_shapes)
+    return build(quantize(graph, calibration, target, recipe, progress), target)

@@ -1,0 +1,155 @@
+"""Symbolic sizes: torch's SymInt becomes a Dim over named symbols with the export's bounds."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import sympy
+import torch
+from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
+
+from qcompiler.frontend.errors import Refusal
+from qcompiler.types import Dim, Sym, symbol
+
+AxisNames = Mapping[int, str]  # names of the symbolic axes of one input
+
+
+def _modulo(a: Dim, b: Dim) -> Dim:
+    return a - (a // b) * b
+
+
+FOLDS: Mapping[type[sympy.Basic], Callable[[Any, Any], Dim]] = {
+    sympy.Add: operator.add,
+    sympy.Mul: operator.mul,
+    FloorDiv: operator.floordiv,
+    Mod: _modulo,
+    PythonMod: _modulo,
+}
+
+
+class Dims:
+    """Converts the sizes of one exported program."""
+
+    def __init__(self, symbols: Mapping[sympy.Symbol, Sym]) -> None:
+        self.symbols = symbols
+        self._done: dict[sympy.Expr, Dim] = {}
+
+    def shape(self, sizes: Iterable[int | torch.SymInt]) -> tuple[Dim, ...]:
+        return tuple(self.dim(s) for s in sizes)
+
+    def dim(self, size: int | torch.SymInt) -> Dim:
+        return size if isinstance(size, int) else self.of(size.node.expr)
+
+    def of(self, expr: sympy.Expr) -> Dim:
+        """Raises Refusal for a size that only the data determines."""
+        if expr not in self._done:
+            self._done[expr] = self._convert(expr)
+        return self._done[expr]
+
+    def _convert(self, expr: sympy.Expr) -> Dim:
+        if expr.is_Integer:
+            return int(expr)
+        if expr.is_Symbol:
+            if expr not in self.symbols:
+                raise Refusal("a size that depends on the data, as of nonzero or x[mask]")
+            return self.symbols[expr]
+        if expr.is_Pow and expr.exp.is_Integer and expr.exp > 0:
+            return reduce(operator.mul, [self.of(expr.base)] * int(expr.exp))
+        for kind, fold in FOLDS.items():
+            if isinstance(expr, kind):
+                return reduce(fold, [self.of(a) for a in expr.args])
+        raise Refusal(f"a size of the form {expr}")
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    return reduce(operator.mul, dims, 1)
+
+
+def same(a: Dim, b: Dim) -> bool:
+    """Whether two sizes are equal for every value of their symbols."""
+    if a == b:
+        return True
+    if isinstance(a, int) and isinstance(b, int):
+        return False
+    return a - b == 0
+
+
+def named_symbols(
+    shapes: Sequence[Sequence[int | torch.SymInt]],
+    names: Sequence[AxisNames],
+    ranges: Mapping[sympy.Symbol, Any],
+) -> dict[sympy.Symbol, Sym]:
+    """A Sym for each symbol in the inputs' shapes: the user's name for it, else s0, s1..."""
+    chosen: dict[sympy.Symbol, str] = {}
+    for shape, axes in zip(shapes, names, strict=True):
+        for axis, size in enumerate(shape):
+            name = axes.get(axis)
+            expr = None if isinstance(size, int) else size.node.expr
+            if expr is not None and expr.is_Symbol and name is not None:
+                chosen.setdefault(expr, name)
+    found: dict[sympy.Symbol, Sym] = {}
+    free = (n for n in (f"s{k}" for k in range(10**6)) if n not in chosen.values())
+    for expr in _symbols_in_order(shapes):
+        name = chosen.get(expr) or next(free)
+        found[expr] = symbol(name, *_limits(ranges.get(expr)))
+    return found
+
+
+def _symbols_in_order(shapes: Sequence[Sequence[int | torch.SymInt]]) -> list[sympy.Symbol]:
+    order: dict[sympy.Symbol, None] = {}
+    for size in (s for shape in shapes for s in shape if not isinstance(s, int)):
+        order.update(dict.fromkeys(sorted(size.node.expr.free_symbols, key=str)))
+    return list(order)
+
+
+def _limits(bounds: Any) -> tuple[int, int | None]:
+    """Lower and upper bound of a range constraint; an upper bound of infinity is None."""
+    if bounds is None:
+        return 1, None
+    upper = bounds.upper
+    finite = upper.is_Integer and int(upper) < MAX_SIZE
+    return max(int(bounds.lower), 1), int(upper) if finite else None
+
+
+MAX_SIZE = 2**62  # torch writes "no upper bound" as a size near 2^63
+
+
+def axis_names(dynamic: Any, leaves: Sequence[Any], tree: Any) -> list[dict[int, str]]:
+    """The names that `dynamic_shapes` gives to axes, for each tensor of the arguments.
+
+    tree: the arguments as `dynamic` mirrors them: a mapping by parameter name, or a sequence.
+    """
+    found: dict[int, dict[int, str]] = {}
+    _collect(dynamic, tree, found)
+    return [found.get(id(leaf), {}) for leaf in leaves]
+
+
+def _collect(dynamic: Any, value: Any, found: dict[int, dict[int, str]]) -> None:
+    if dynamic is None:
+        return
+    if isinstance(value, torch.Tensor):
+        axes = dynamic.items() if isinstance(dynamic, Mapping) else enumerate(dynamic)
+        names = {k: _dim_name(d) for k, d in axes}
+        found[id(value)] = {k: n for k, n in names.items() if n is not None}
+    elif isinstance(value, Mapping) and isinstance(dynamic, Mapping):
+        for key, child in value.items():
+            _collect(dynamic.get(key), child, found)
+    elif isinstance(value, Sequence) and isinstance(dynamic, Sequence):
+        for inner, child in zip(dynamic, value, strict=False):
+            _collect(inner, child, found)
+
+
+def _dim_name(dim: Any) -> str | None:
+    """The name of a `torch.export.Dim`; hints such as Dim.AUTO and derived dims have none."""
+    name = getattr(dim, "__name__", None)
+    return name if isinstance(name, str) and name.isidentifier() else None
+
+
+def numel(shape: Sequence[Dim]) -> int | None:
+    """The number of elements, when every size is known."""
+    sizes = [d for d in shape if isinstance(d, int)]
+    return math.prod(sizes) if len(sizes) == len(shape) else None
