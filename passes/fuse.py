@@ -30,7 +30,7 @@ ANCHORS = (
 
 
 @dataclass
-class Group:
+class _Group:
     """Nodes that become one region, in order; the last one is its value."""
 
     nodes: list[Node] = field(default_factory=list)
@@ -50,7 +50,7 @@ def starts(node: Node) -> bool:
     return isinstance(node.op, (*ANCHORS, Elementwise, RowOp))
 
 
-def may_join(node: Node, group: Group, sole: bool) -> bool:
+def may_join(node: Node, group: _Group, sole: bool) -> bool:
     """Whether an elementwise node or row op may be computed where its operand is."""
     if not sole or group.value not in node.inputs or shape(group.value) == ():
         return False
@@ -62,15 +62,15 @@ def may_join(node: Node, group: Group, sole: bool) -> bool:
     return shape(node) == shape(group.value)
 
 
-def _op(group: Group) -> object:
+def _op(group: _Group) -> object:
     return group.anchor.op if group.anchor else None
 
 
-def grouped(graph: Graph) -> dict[Node, Group]:
+def grouped(graph: Graph) -> dict[Node, _Group]:
     """The group of every node that is computed in a region."""
     users = graph.users()
     results = set(graph.results)
-    of: dict[Node, Group] = {}
+    of: dict[Node, _Group] = {}
     for node in users:
         if not starts(node):
             continue
@@ -88,19 +88,19 @@ def grouped(graph: Graph) -> dict[Node, Group]:
     return of
 
 
-def _merged(node: Node, groups: list[Group]) -> Group:
+def _merged(node: Node, groups: list[_Group]) -> _Group:
     """One group from those a node may join; at most one of them has an anchor."""
     if isinstance(node.op, ANCHORS) or not groups:
-        return Group()
+        return _Group()
     anchored = [g for g in groups if g.anchor is not None]
     keep = anchored[-1:] + [g for g in groups if g.anchor is None]
-    merged = Group([], anchored[-1].anchor if anchored else None)
+    merged = _Group([], anchored[-1].anchor if anchored else None)
     for group in keep:
         merged.nodes += [n for n in group.nodes if n not in merged.nodes]
     return merged
 
 
-def region(group: Group, new: dict[Node, Node]) -> Node:
+def region(group: _Group, new: dict[Node, Node]) -> Node:
     """The group as one node over the rebuilt operands."""
     inside = set(group.nodes)
     outer = dict.fromkeys(i for n in group.nodes for i in n.inputs if i not in inside)
