@@ -43,7 +43,12 @@ def image_op_last(node: Node, sweep: Sweep) -> Result:
     if not isinstance(op, IMAGE_OPS) or op.channels_last:
         return None
     x, *rest = node.inputs
-    return Permute(FIRST)(replace(op, channels_last=True)(Permute(LAST)(x), *rest))
+    return first(node, replace(op, channels_last=True)(Permute(LAST)(x), *rest))
+
+
+def first(node: Node, value: Node) -> Node:
+    """The NHWC value of a node back in NCHW; the value keeps the name, the permute goes away."""
+    return Permute(FIRST)(replace(value, name=node.name, note=node.note))
 
 
 def is_first(node: Node) -> bool:
@@ -56,7 +61,9 @@ def elementwise_below(node: Node, sweep: Sweep) -> Result:
         return None
     if not any(is_first(i) for i in node.inputs):
         return None
-    return Permute(FIRST)(node.op(*map(last, node.inputs)))
+    op = node.op
+    inputs = (last(x) if op.aligned(k) else x for k, x in enumerate(node.inputs))
+    return first(node, op(*inputs))
 
 
 def last(x: Node) -> Node:
@@ -79,7 +86,7 @@ def movement_below(node: Node, sweep: Sweep) -> Result:
     if not all(i.tensor.rank == 4 for i in node.inputs):
         return None
     moved = on_last(node.op)
-    return Permute(FIRST)(moved(*map(last, node.inputs))) if moved else None
+    return first(node, moved(*map(last, node.inputs))) if moved else None
 
 
 def on_last(op: Movement) -> Movement | None:

@@ -121,6 +121,10 @@ class Elementwise(Op):
         """Quantization parameters of the result, when it is a tensor of codes."""
         return None
 
+    def aligned(self, operand: int) -> bool:
+        """Whether the operand broadcasts against the result (a lookup table does not)."""
+        return True
+
     def infer(self, *inputs: TensorType) -> TensorType:
         shape = broadcast(self, *(i.shape for i in inputs))
         return TensorType(shape, self.dtype(*inputs), self.params(*inputs))

@@ -135,6 +135,9 @@ class Lookup(Elementwise):
     out: QParams
     offset: int = 0
 
+    def aligned(self, operand: int) -> bool:
+        return operand == 0
+
     def infer(self, *inputs: TensorType) -> TensorType:
         q, table = inputs
         self.expects(q.dtype.bits == 8, "8-bit codes", q)
