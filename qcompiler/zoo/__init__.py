@@ -11,6 +11,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from qcompiler.zoo.packages import require
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -36,9 +38,13 @@ MODELS: Mapping[str, str] = MappingProxyType(
 
 
 def load(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The model called `name`, in eval mode, and inputs it takes; ValueError for another name."""
+    """The model called `name`, in eval mode, and inputs it takes.
+
+    ValueError for a name that is not in MODELS, ImportError when a package it needs is absent.
+    """
     if name not in MODELS:
         raise ValueError(f"no model {name!r} in the zoo; there are: {', '.join(MODELS)}")
+    require("torch")
     module, function = MODELS[name].split(":")
     source = getattr(import_module(module), function)
     model, inputs = source()

