@@ -1,8 +1,8 @@
 """An instruction as a value: what it computes (`reference`) and how it is emitted (`emit`).
 
 A kernel template built with either gives the same bits, so a kernel for one machine can be
-tested on another. `step(acc, pairs)` adds the products of every pair (a, b) to acc: a and b
-have `lanes * depth` elements, and lane i of acc takes elements `i * depth ... i * depth + depth - 1`.
+tested on another. `step(acc, pairs)` adds the products of every pair (a, b) to acc: a and b have
+`lanes * depth` elements, and lane i of acc takes those from `i * depth` on.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Dot:
         """Bytes of one element of the first operand."""
         return _bits(self.a_dtype) // 8
 
+    @property
+    def weight_width(self) -> int:
+        """Bytes of one packed element."""
+        return _bits(self.b_dtype) // 8
+
     def portable(self) -> Dot:
         """The same dot with its semantics in place of the instruction: runs on any machine."""
         return replace(self, name=f"{self.name}_reference", emit=self.reference, features=())
@@ -97,19 +102,29 @@ def _float_products(acc: Vector, pairs: Sequence[tuple[Vector, Vector]]) -> Vect
     return acc
 
 
+def _ordered(acc: Vector) -> Vector:
+    """acc, from which on nothing is regrouped; no instruction.
+
+    LLVM turns the sums of a short, unrolled loop into trees that need twice the registers
+    (convolution 24 -> 144 channels: 70 GMAC/s without, 80 with).
+    """
+    bits = T.reinterpret(acc, dtype="float32x8")
+    return T.reinterpret(intrinsic("llvm.arithmetic.fence", "float32x8", bits), dtype="int32x8")
+
+
 def _maddubs(acc: Vector, pairs: Sequence[tuple[Vector, Vector]]) -> Vector:
     sums = None
     for a, b in pairs:
         part = intrinsic("llvm.x86.avx2.pmadd.ub.sw", "int16x16", a, b)
         sums = part if sums is None else sums + part
     ones = T.broadcast(T.int16(1), 16)
-    return acc + intrinsic("llvm.x86.avx2.pmadd.wd", "int32x8", sums, ones)
+    return _ordered(acc + intrinsic("llvm.x86.avx2.pmadd.wd", "int32x8", sums, ones))
 
 
 def _maddwd(acc: Vector, pairs: Sequence[tuple[Vector, Vector]]) -> Vector:
     for a, b in pairs:
         wide = T.Cast("int16x16", b)
-        acc = acc + intrinsic("llvm.x86.avx2.pmadd.wd", "int32x8", a, wide)
+        acc = _ordered(acc + intrinsic("llvm.x86.avx2.pmadd.wd", "int32x8", a, wide))
     return acc
 
 

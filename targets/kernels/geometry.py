@@ -116,6 +116,14 @@ class Matmul:
         return (*self.lead, self.m, self.n)
 
 
+def as_linear(g: Conv | Linear) -> Linear:
+    """A pointwise convolution as a matrix product over its pixels."""
+    if isinstance(g, Linear):
+        return g
+    assert g.pointwise
+    return Linear((g.batch, g.height, g.width), g.channels, g.out_channels)
+
+
 def split_lead(lead: tuple[Dim, ...]) -> tuple[Dim, int]:
     """(images, pixels): the symbolic part of `lead`, or 1, and the product of the rest."""
     if any(isinstance(d, str) for d in lead[1:]):

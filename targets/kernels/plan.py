@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from .dot import Dot
-from .geometry import Conv, Linear, split_lead
+from .geometry import Conv, Linear, as_linear, split_lead
 
 # Cycles of one requantized and stored accumulator vector, by assembly (4x2 tile, AVX2).
 EPILOGUE_CYCLES = 4.0
@@ -77,18 +77,29 @@ class Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """One image of a product: `rows` pixels (None: not known), `steps` instructions deep."""
+    """One image of a product: `rows` pixels (None: not known), `steps` instructions deep.
+
+    unit: pixels that a block takes together; halo: units below which a block reads much of its
+    input twice.
+    """
 
     rows: int | None
     steps: int
     channels: int
     groups: int
     row_bytes: int
+    weight_bytes: int
+    macs: int
     unit: int = 1
+    halo: int = 1
 
     @property
     def known_rows(self) -> int:
         return TYPICAL_ROWS if self.rows is None else self.rows
+
+    @property
+    def units(self) -> int:
+        return self.known_rows // self.unit
 
 
 def tile_cycles(work: Work, tile: Tile, dot: Dot) -> float:
@@ -139,48 +150,63 @@ def panel_plan(work: Work, dot: Dot) -> tuple[int, int, int, Tile | None, Tile |
     return best[1:]
 
 
-def task_plan(work: Work, images: int, panels: int, weight_bytes: int, macs: int) -> tuple[int, int]:
-    """(rows in a block, panels in a chunk) so that tasks share caches well and are enough.
+def task_plan(work: Work, images: int, panels: int, tile_rows: int) -> tuple[int, int]:
+    """(pixels in a block, panels in a chunk) so that tasks share caches well and are enough.
 
     Large weights are split by channels, so that each is read once; otherwise the rows are.
     """
-    units = max(work.known_rows // work.unit, 1)
-    fits = max(TASK_BYTES // max(work.row_bytes * work.unit, 1), 1)
+    macs = images * work.macs
     if macs < SERIAL_MACS:
-        return work.unit * units, panels
-    if weight_bytes > RESIDENT_BYTES and panels > 1:
-        return work.unit * _even(units, fits), max(panels // TASKS, 1)
+        return work.unit * work.units, panels
+    fits = max(TASK_BYTES // max(work.row_bytes * work.unit, 1), 1)
+    if work.weight_bytes > RESIDENT_BYTES and panels > 1:
+        return _block(work, fits, tile_rows), max(panels // TASKS, 1)
     wanted = max(-(-min(TASKS, macs // TASK_MACS) // images), 1)
-    block = _even(units, min(fits, max(units // wanted, 1)))
-    return work.unit * block, panels
+    return _block(work, min(fits, -(-work.units // wanted)), tile_rows), panels
 
 
-def _even(units: int, most: int) -> int:
-    """The block size that cuts `units` into as few pieces as blocks of `most` would, evenly."""
-    pieces = -(-units // most)
-    return -(-units // pieces)
+def _block(work: Work, least: int, tile_rows: int) -> int:
+    """The block of `least` units or somewhat more that repeats least work.
+
+    Tiles at the end of a block, and the last block, overlap those before them.
+    """
+    least = min(max(least, -(-tile_rows // work.unit), min(work.halo, work.units)), work.units)
+
+    def computed(block: int) -> int:
+        pixels = min(block, work.units) * work.unit
+        return -(-work.units // block) * -(-pixels // tile_rows)
+
+    most = min(2 * least + tile_rows, work.units)
+    return work.unit * min(range(least, most + 1), key=lambda block: (computed(block), block))
 
 
 def _plan(work: Work, dot: Dot, images: int, stage: bool) -> Plan:
     lanes, full, rest, main, tail = panel_plan(work, dot)
     panels = work.groups if work.groups > 1 else full + (rest > 0)
-    weights = work.groups * work.channels * work.steps * dot.depth * (4 if dot.depth == 1 else 1)
-    macs = images * work.known_rows * work.groups * work.channels * work.steps * dot.depth
-    block, chunk = task_plan(work, images, panels, weights, macs)
+    block, chunk = task_plan(work, images, panels, max(t.rows for t in (main, tail) if t))
     blocks = 0 if work.rows is None else -(-work.rows // block)
     chunks = -(-panels // chunk)
     staged = (Stage.WHOLE if chunks > 1 else Stage.TASK) if stage else Stage.NONE
     return Plan(
         lanes, full, rest, main, tail, block // work.unit, blocks, chunk, chunks,
-        macs >= SERIAL_MACS, staged,
+        images * work.macs >= SERIAL_MACS, staged,
     )  # fmt: skip
 
 
 def plan_conv(g: Conv, dot: Dot, in_dtype: str) -> Plan:
     """The plan of a convolution that is not pointwise; its blocks are output rows."""
-    steps = g.kernel[0] * g.kernel[1] * -(-g.group_in // dot.depth)
-    row_bytes = g.stride[0] * g.width * g.channels * dot.width // g.out_width
-    work = Work(g.out_height * g.out_width, steps, g.group_out, g.groups, row_bytes, g.out_width)
+    pixels, depth = g.out_height * g.out_width, g.kernel[0] * g.kernel[1] * g.group_in
+    work = Work(
+        rows=pixels,
+        steps=g.kernel[0] * g.kernel[1] * -(-g.group_in // dot.depth),
+        channels=g.group_out,
+        groups=g.groups,
+        row_bytes=g.stride[0] * g.width * g.channels * dot.width // g.out_width,
+        weight_bytes=g.out_channels * depth * dot.weight_width,
+        macs=pixels * g.out_channels * depth,
+        unit=g.out_width,
+        halo=g.dilation[0] * (g.kernel[0] - 1),
+    )
     stage = g.padded or in_dtype != dot.a_dtype or g.group_in % dot.depth != 0
     return _plan(work, dot, g.batch if isinstance(g.batch, int) else 1, stage)
 
@@ -188,6 +214,21 @@ def plan_conv(g: Conv, dot: Dot, in_dtype: str) -> Plan:
 def plan_linear(g: Linear, dot: Dot, in_dtype: str) -> Plan:
     """The plan of a matrix product; its blocks are rows."""
     images, pixels = split_lead(g.lead)
-    known = isinstance(images, int) or pixels >= MAX_ROWS
-    work = Work(pixels if known else None, -(-g.k // dot.depth), g.n, 1, g.k * dot.width)
+    rows = pixels if isinstance(images, int) or pixels >= MAX_ROWS else None
+    work = Work(
+        rows=rows,
+        steps=-(-g.k // dot.depth),
+        channels=g.n,
+        groups=1,
+        row_bytes=g.k * dot.width,
+        weight_bytes=g.k * g.n * dot.weight_width,
+        macs=(TYPICAL_ROWS if rows is None else rows) * g.k * g.n,
+    )
     return _plan(work, dot, 1, in_dtype != dot.a_dtype or g.k % dot.depth != 0)
+
+
+def packing_of(g: Conv | Linear, dot: Dot, in_dtype: str) -> tuple[int, int, int]:
+    """(lanes, depth, groups) of the packed weights that the kernel for `g` reads."""
+    if isinstance(g, Conv) and not g.pointwise:
+        return plan_conv(g, dot, in_dtype).lanes, dot.depth, g.groups
+    return plan_linear(as_linear(g), dot, in_dtype).lanes, dot.depth, 1

@@ -71,4 +71,5 @@ def _pack8(code: Expr, zero_point: int, dtype: str) -> Expr:
 def _shifted(words: Expr, zero_point: int, lanes: int) -> Expr:
     if zero_point == 0:
         return words
-    return intrinsic("llvm.sadd.sat", f"int16x{lanes}", words, T.broadcast(T.int16(zero_point), lanes))
+    offset = T.broadcast(T.int16(zero_point), lanes)
+    return intrinsic("llvm.sadd.sat", f"int16x{lanes}", words, offset)
