@@ -1,6 +1,7 @@
 """Functions and row reductions: stated errors hold, special values, and a second algebra agrees."""
 
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -337,3 +338,15 @@ def test_row_functions_are_differentiable() -> None:
         (got,) = torch.autograd.grad((mine(TORCH, x) * v).sum(), x)
         (want,) = torch.autograd.grad((twin(x) * v).sum(), x)
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_functions_are_the_same_bits_for_good(golden: Callable[[str], None]) -> None:
+    """A checksum per function over fixed inputs: whoever changes a law does it knowingly."""
+    # Steps are powers of two, so that the inputs themselves are exact everywhere; log takes |x|.
+    x = torch.cat([torch.arange(-4096, 4096) / 2**k for k in (4, 8, 20)])
+    lines = []
+    for name in IDS:
+        y = getattr(arith, name)(TORCH, x.abs() + 2.0**-30 if name == "log" else x)
+        lines.append(f"{name} {zlib.crc32((y + 0.0).numpy().tobytes()):08x}")
+    rows = TORCH.row_sum(x.reshape(64, -1)).numpy().tobytes()
+    golden("\n".join([*lines, f"row_sum {zlib.crc32(rows):08x}", ""]))

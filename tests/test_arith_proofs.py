@@ -56,7 +56,10 @@ def test_partial_sums_over_every_activation() -> None:
 
 
 def test_fits_is_true_exactly_at_the_edge() -> None:
-    """128 * 255 + 127 is 32767 with unsigned codes: in; one more is out."""
+    """128 codes of 255 fit in int16, 129 do not; and a limit that is met exactly still fits."""
+    exact = torch.tensor([[100, 100], [-100, -100]])
+    assert arith.fits(exact, 0, 255, SumRule(2, -51000, 51000)).tolist() == [True, True]
+    assert arith.fits(exact, 0, 255, SumRule(2, -50999, 50999)).tolist() == [False, False]
     w = torch.tensor([[127, 1], [127, 2], [-127, -1], [-127, -2], [127, -127]], dtype=torch.int8)
     assert arith.fits(w, 0, 255, MADDUBS).tolist() == [True, False, True, False, True]
     assert arith.fits(w, 0, 255, None).all()
