@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.context import Context
@@ -11,7 +11,7 @@ from qcompiler.data import DataError, cut_items
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.interpret import run
 from qcompiler.ops import Const
-from qcompiler.pipeline import graph_pass
+from qcompiler.pipeline import Pass, declare
 from qcompiler.recipe import Activations
 from qcompiler.stats import EMPTY, Stats
 from qcompiler.types import DType, TensorType
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     import torch
 
 
-@graph_pass("calibrate", Level.FLOAT, Level.CALIBRATED, exact=True)
-def calibrate(graph: Graph, ctx: Context) -> Graph:
+@declare("calibrate", Level.FLOAT, Level.CALIBRATED, exact=True)
+@dataclass(frozen=True)
+class Calibrate(Pass):
     """Statistics on every float32 value, from the calibration data.
 
     Each piece of the data starts from the initial state. Without data the graph only changes its
     level; DataError where the recipe has static activations, which need it.
     """
-    if ctx.data is None and ctx.recipe.activations is not Activations.STATIC:
-        return replace(graph, level=Level.CALIBRATED)
-    stats = collect(graph, ctx)
-    notes = {node: replace(node.note, stats=found) for node, found in stats.items()}
-    return replace(graph.noted(notes), level=Level.CALIBRATED)
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        if ctx.data is None and ctx.recipe.activations is not Activations.STATIC:
+            return replace(graph, level=Level.CALIBRATED)
+        stats = collect(graph, ctx)
+        notes = {node: replace(node.note, stats=found) for node, found in stats.items()}
+        return replace(graph.noted(notes), level=Level.CALIBRATED)
 
 
 def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
@@ -61,3 +64,6 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
 def _is_measured(node: Node) -> bool:
     is_float = isinstance(node.type, TensorType) and node.type.dtype is DType.FLOAT32
     return is_float and not isinstance(node.op, Const)
+
+
+calibrate = Calibrate()

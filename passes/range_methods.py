@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,16 @@ def search(h: Histogram, codes: Codes, score: Score) -> Range:
         return 0.0, 0.0
     low, high = float(min(h.lower[0], 0.0)), float(max(h.upper[-1], 0.0))
     top = max(-low, high)
-    shrink = 2.0 ** (-np.arange(CLIP_STEPS * CLIP_BINADES + 1) / CLIP_STEPS)
+    shrink = [2.0 ** (-k / CLIP_STEPS) for k in range(CLIP_STEPS * CLIP_BINADES + 1)]
     reach = FINE_STEPS // CLIP_STEPS // 2
-    fine = 2.0 ** (np.arange(-reach, reach + 1) / FINE_STEPS)
+    fine = [2.0 ** (k / FINE_STEPS) for k in range(-reach, reach + 1)]
+
+    @cache
+    def cost(span: Range) -> float:
+        return score(h, *codes.params(span), codes)
 
     def least(spans: list[Range]) -> Range:
-        return min(spans, key=lambda span: score(h, *codes.params(span), codes))
+        return min(spans, key=cost)
 
     best = least([(max(low, -top * f), min(high, top * f)) for f in shrink])
     for _ in range(SEARCH_ROUNDS):
@@ -114,8 +119,9 @@ def mean_squared_error(h: Histogram, scale: float, zero_point: int, codes: Codes
     k = np.clip(np.rint(ends), codes.qmin - zero_point, codes.qmax - zero_point)
     (a, b), r = k, ends - k
     width = ends[1] - ends[0]
-    within = (r[0] * r[0] + r[0] * r[1] + r[1] * r[1]) / 3
-    across = (b - a) / 12 + (r[1] ** 3 - r[0] ** 3) / 3
+    squares = r * r
+    within = (squares[0] + r[0] * r[1] + squares[1]) / 3
+    across = (b - a) / 12 + (squares[1] * r[1] - squares[0] * r[0]) / 3
     error = np.where(a == b, within, across / np.where(a == b, 1.0, width))
     return float((error * h.counts).sum() / h.counts.sum()) * scale * scale
 

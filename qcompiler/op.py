@@ -157,3 +157,6 @@ class Movement(Op):
     """Values are moved, repeated or selected, never changed: codes stay codes."""
 
     quant: ClassVar[QuantRule] = Same()
+
+    def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
+        return min(low for low, _ in ranges), max(high for _, high in ranges)

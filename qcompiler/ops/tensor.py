@@ -222,6 +222,9 @@ class Pad(Movement):
         self.expects(len(self.pads) == x.rank, f"{x.rank} pairs", self.pads)
         return _keep(x, tuple(d + (a + b) for d, (a, b) in zip(x.shape, self.pads, strict=True)))
 
+    def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
+        return super().bounds(*ranges, (self.value, self.value))
+
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         import torch.nn.functional as F
 
@@ -272,6 +275,9 @@ class Dilate(Movement):
         dims = zip(x.shape, self.strides, strict=True)
         return _keep(x, tuple((d - 1) * s + 1 for d, s in dims))
 
+    def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
+        return super().bounds(*ranges, (self.value, self.value))
+
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         (x,) = inputs
         shape = [(d - 1) * s + 1 for d, s in zip(x.shape, self.strides, strict=True)]
@@ -297,6 +303,9 @@ class Gather(Movement):
         quant = x.quant if x.quant and x.quant.per_tensor else None
         return TensorType(shape, x.dtype, quant)
 
+    def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
+        return ranges[0]
+
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         x, index = inputs
         size = x.shape[self.axis]
@@ -317,6 +326,9 @@ class GatherElements(Movement):
         x, index = inputs
         self.expects(x.rank == index.rank, "operands of one rank", x, index)
         return _keep(x, index.shape)
+
+    def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
+        return ranges[0]
 
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         return inputs[0].gather(self.axis, inputs[1].long())

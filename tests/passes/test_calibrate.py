@@ -63,9 +63,11 @@ def test_each_float_value_is_measured_and_constants_are_not() -> None:
         interpret(
             graph,
             x[k : k + 1],
-            see=lambda n, v: expected.update({n.name: expected[n.name].merge(Stats.of(v))})
-            if n.name in expected
-            else None,
+            see=lambda n, v: (
+                expected.update({n.name: expected[n.name].merge(Stats.of(v))})
+                if n.name in expected
+                else None
+            ),
         )
     assert {k: v for k, v in found.items() if v is not None} == expected
 
