@@ -110,6 +110,11 @@ def region(group: _Group, new: dict[Node, Node]) -> Node:
     return Region(steps)(*(new[i] for i in outer), name=last.name, note=last.note)
 
 
+def without_stats(node: Node) -> Node:
+    """A program needs no statistics; what was decided and why stays."""
+    return node if node.note.stats is None else node.with_note(stats=None)
+
+
 @declare("fuse", Level.INTEGER, Level.FUSED, exact=True)
 @dataclass(frozen=True)
 class Fuse(Pass):
@@ -121,9 +126,9 @@ class Fuse(Pass):
         for node in graph.nodes():
             group = groups.get(node)
             if group is None or len(group.nodes) == 1:
-                new[node] = node.with_inputs([new[i] for i in node.inputs])
+                new[node] = without_stats(node.with_inputs([new[i] for i in node.inputs]))
             elif node is group.value:
-                new[node] = region(group, new)
+                new[node] = without_stats(region(group, new))
         target = ctx.target.name if ctx.target else graph.target
         return graph.rebuilt(new, target=target)
 

@@ -39,7 +39,7 @@ FORBIDDEN: dict[Level, tuple[type[Op], ...]] = {
     Level.FLOAT: INTEGER_OPS + QDQ_OPS + FUSED_OPS,
     Level.CALIBRATED: INTEGER_OPS + QDQ_OPS + FUSED_OPS,
     Level.PLANNED: INTEGER_OPS + QDQ_OPS + FUSED_OPS,
-    Level.QDQ: (*INTEGER_OPS, *FUSED_OPS, BatchNorm),
+    Level.QDQ: (*(op for op in INTEGER_OPS if op is not DynamicQuantize), *FUSED_OPS, BatchNorm),
     Level.INTEGER: (*FUSED_OPS, BatchNorm),
     Level.FUSED: (BatchNorm,),
 }
