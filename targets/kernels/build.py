@@ -128,6 +128,18 @@ def function(name: str, result: list[Any]) -> Iterator[Params]:
         result.append(builder.get())
 
 
+def declare(
+    params: Params, io: tuple[Operand, Operand], packed: Operand, acc_dtype: str, init: bool,
+    operands: Sequence[Operand],
+) -> tuple[Buffer, Buffer, Buffer | None, list[View], Buffer]:  # fmt: skip
+    """(x, weights, init or None, operands, out): the parameters, in this order."""
+    source, target = io
+    start = [Operand("init", target.shape[-1:], acc_dtype)] if init else []
+    x, weights, *rest, out = params.flat(source, packed, *start, *operands, target)
+    views = [View(o, b, target.shape) for o, b in zip(operands, rest[len(start) :], strict=True)]
+    return x, weights, rest[0] if init else None, views, out
+
+
 def loop(extent: Expr, parallel: bool = False) -> Any:
     """A loop over range(extent)."""
     return T.parallel(0, extent) if parallel else T.serial(0, extent)

@@ -20,12 +20,12 @@ from .build import (
     Epilogue,
     Expr,
     Operand,
-    Params,
     Point,
     Symbols,
     View,
     cast,
     copy,
+    declare,
     fill,
     function,
     keep,
@@ -208,18 +208,6 @@ def packed_shape(g: Conv | Linear, plan: Plan, dot: Dot) -> tuple[int, ...]:
     return (g.groups, plan.panels, *g.kernel, deep, plan.lanes, dot.depth)
 
 
-def _declare(
-    params: Params, io: tuple[Operand, Operand], packed: Operand, dot: Dot, init: bool,
-    operands: Sequence[Operand],
-) -> tuple[Buffer, Buffer, Buffer | None, list[View], Buffer]:  # fmt: skip
-    """(x, weights, init or None, operands, out): the parameters, in this order."""
-    source, target = io
-    start = [Operand("init", target.shape[-1:], dot.acc_dtype)] if init else []
-    x, weights, *rest, out = params.flat(source, packed, *start, *operands, target)
-    views = [View(o, b, target.shape) for o, b in zip(operands, rest[len(start) :], strict=True)]
-    return x, weights, rest[0] if init else None, views, out
-
-
 def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilogue = keep,
            operands: Sequence[Operand] = (), init: bool = True, pad: int = 0, shift: int = 0,
            name: str = "conv2d") -> Any:  # fmt: skip
@@ -237,7 +225,7 @@ def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilog
     with function(name, made) as params:
         io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
         packed = Operand("weights", packed_shape(g, plan, dot), dot.b_dtype)
-        x, weights, start, views, out = _declare(params, io, packed, dot, init, operands)
+        x, weights, start, views, out = declare(params, io, packed, dot.acc_dtype, init, operands)
         images = params.symbols.dim(g.batch)
         window = Window(g, plan, dot, x, pad, shift)
         whole = window.stage_whole(images) if plan.stage is Stage.WHOLE else None
@@ -388,7 +376,7 @@ def linear(g: Linear, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epil
     with function(name, made) as params:
         io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
         packed = Operand("weights", packed_shape(g, plan, dot), dot.b_dtype)
-        x, weights, start, views, out = _declare(params, io, packed, dot, init, operands)
+        x, weights, start, views, out = declare(params, io, packed, dot.acc_dtype, init, operands)
         steps = -(-g.k // dot.depth)
         product = Product(dot, plan, (), steps, steps, g.n, weights, start, out, g.n, epilogue,
                           views)  # fmt: skip
