@@ -27,8 +27,8 @@ FINE_STEPS = 64
 """Steps per factor of two of the last search, half a first step to either side: 1 %."""
 
 SEARCH_ROUNDS = 2
-"""How often each end is moved with the other held; a third time moves no end by a fine step on
-normal, Laplace, ReLU and SiLU samples."""
+"""How often each end is moved with the other held; a third time lowers the error by less than
+0.1 % on normal, Laplace, ReLU and SiLU samples."""
 
 NEGLIGIBLE = 2.0**-18
 """Magnitudes below this share of the largest are one cell: 1/16 of the finest step searched."""

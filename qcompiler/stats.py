@@ -250,7 +250,8 @@ def _count(x: torch.Tensor) -> tuple[Cells, Cells]:
     k << 16; cell k < 0 mirrors cell -1 - k."""
     import torch
 
-    top = (x.contiguous().view(torch.int32).reshape(-1) >> LOW_BITS) + CELLS // 2
+    top = x.contiguous().view(torch.int32).reshape(-1) >> LOW_BITS
+    top += CELLS // 2
     table = torch.bincount(top).numpy()
     used = np.flatnonzero(table)
     split = int(np.searchsorted(used, CELLS // 2))

@@ -59,16 +59,13 @@ def test_each_float_value_is_measured_and_constants_are_not() -> None:
     found = stats_of(graph, [x[k : k + 1] for k in range(3)])
     assert found["w"] is None
     expected = {"x": EMPTY, "conv": EMPTY, "relu": EMPTY}
+
+    def see(node: Node, value: torch.Tensor) -> None:
+        if node.name in expected:
+            expected[node.name] = expected[node.name].merge(Stats.of(value))
+
     for k in range(3):
-        interpret(
-            graph,
-            x[k : k + 1],
-            see=lambda n, v: (
-                expected.update({n.name: expected[n.name].merge(Stats.of(v))})
-                if n.name in expected
-                else None
-            ),
-        )
+        interpret(graph, x[k : k + 1], see=see)
     assert {k: v for k, v in found.items() if v is not None} == expected
 
 
