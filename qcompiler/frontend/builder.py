@@ -148,7 +148,9 @@ def folds(shape: Sequence[Dim], values: Sequence[torch.Tensor]) -> bool:
 def _open(op: Op) -> bool:
     """Whether the op has a symbolic attribute, so that it has no value yet."""
     attributes = [v if isinstance(v, tuple) else (v,) for v in vars(op).values()]
-    return any(not isinstance(d, Number | str) and hasattr(d, "expr") for v in attributes for d in v)
+    return any(
+        not isinstance(d, Number | str) and hasattr(d, "expr") for v in attributes for d in v
+    )
 
 
 def axis_of(axis: int, rank: int) -> int:

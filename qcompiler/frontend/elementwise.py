@@ -13,9 +13,40 @@ from qcompiler.frontend.errors import Refusal
 from qcompiler.graph import Node
 from qcompiler.op import Op
 from qcompiler.ops import (
-    Abs, Add, And, Clamp, Compare, Cos, Div, Elu, Erf, Exp, Gelu, Hardsigmoid, Hardswish,
-    LeakyRelu, Log, Maximum, Minimum, Mul, Neg, Not, Or, Power, Prelu, Relation, Round, Rsqrt,
-    Sigmoid, Silu, Sin, Softplus, Sqrt, Sub, Tanh, Where,
+    Abs,
+    Add,
+    And,
+    Clamp,
+    Compare,
+    Cos,
+    Div,
+    Elu,
+    Erf,
+    Exp,
+    Gelu,
+    Hardsigmoid,
+    Hardswish,
+    LeakyRelu,
+    Log,
+    Maximum,
+    Minimum,
+    Mul,
+    Neg,
+    Not,
+    Or,
+    Power,
+    Prelu,
+    Relation,
+    Round,
+    Rsqrt,
+    Sigmoid,
+    Silu,
+    Sin,
+    Softplus,
+    Sqrt,
+    Sub,
+    Tanh,
+    Where,
 )  # fmt: skip
 from qcompiler.types import DType
 
@@ -33,7 +64,9 @@ def common(*operands: Operand) -> DType:
     result = shown[0]
     for other in shown[1:]:
         result = torch.empty(_rank_of(result, other), dtype=torch.result_type(result, other))
-    return DType.of(result.dtype if isinstance(result, torch.Tensor) else torch.tensor(result).dtype)
+    return DType.of(
+        result.dtype if isinstance(result, torch.Tensor) else torch.tensor(result).dtype
+    )
 
 
 def _stand_in(x: Operand) -> Any:

@@ -12,7 +12,16 @@ from qcompiler.frontend.dims import product, same
 from qcompiler.frontend.errors import Refusal
 from qcompiler.graph import Node
 from qcompiler.ops import (
-    Add, Arange, Compare, Expand, Gather, GatherElements, Mul, Relation, Reshape, Where,
+    Add,
+    Arange,
+    Compare,
+    Expand,
+    Gather,
+    GatherElements,
+    Mul,
+    Relation,
+    Reshape,
+    Where,
 )  # fmt: skip
 from qcompiler.types import Dim, DType
 
@@ -29,19 +38,7 @@ def index_select(b: Builder, x: Node, axis: int, index: Node) -> Value:
 
 
 def gather(b: Builder, x: Node, axis: int, index: Node, *_: Any) -> Value:
-    """A row whose elements are all equal needs no index: it is expanded."""
-    axis = axis_of(axis, x.tensor.rank)
-    row = b.known.get(x)
-    if row is not None and row.dim() and row.numel() and bool((row == row.narrow(axis, 0, 1)).all()):
-        (rest,) = [k for k in (axis,) if k < x.tensor.rank]
-        first = b.slice(x, rest, 0, 1)
-        if all(same(d, o) or k == axis for k, (d, o) in enumerate(_pairs(x, index))):
-            return b.expand(first, b.out.shape)
-    return b(GatherElements(axis), x, index)
-
-
-def _pairs(x: Node, index: Node) -> list[tuple[Dim, Dim]]:
-    return list(zip(x.tensor.shape, index.tensor.shape, strict=True))
+    return b(GatherElements(axis_of(axis, x.tensor.rank)), x, index)
 
 
 def index(b: Builder, x: Node, indices: Sequence[Node | None]) -> Value:
@@ -87,9 +84,7 @@ def index_first(b: Builder, x: Node, tensors: Sequence[Node]) -> Node:
 
     An index that counts 0, 1, ... along an axis of its own keeps that axis instead.
     """
-    wide = torch.broadcast_shapes  # for the rank only
     rank = max(t.tensor.rank for t in tensors)
-    del wide
     places = [counts_along(b, t, d, rank) for t, d in zip(tensors, x.tensor.shape, strict=False)]
     apart = len({p for p in places if p is not None}) == len(places)
     if apart:

@@ -10,6 +10,7 @@ import torch
 from qcompiler.frontend.builder import Builder, Handler, Value, axis_of, static
 from qcompiler.frontend.dims import product, same
 from qcompiler.frontend.errors import Refusal
+from qcompiler.frontend.folding import SAME_VALUE
 from qcompiler.graph import Node
 from qcompiler.ops import Concat, Flip, Gather, Pad
 from qcompiler.types import Dim, DType
@@ -71,9 +72,7 @@ def repeat(b: Builder, x: Node, counts: Sequence[Dim]) -> Value:
     return b.reshape(b.expand(b.reshape(x, apart), wide), b.out.shape)
 
 
-def repeat_interleave(
-    b: Builder, x: Node, count: Dim, axis: int | None = None, *_: Any
-) -> Value:
+def repeat_interleave(b: Builder, x: Node, count: Dim, axis: int | None = None, *_: Any) -> Value:
     shape = x.tensor.shape if axis is not None else (product(x.tensor.shape),)
     at = axis_of(axis or 0, len(shape)) + 1
     apart, wide = ((*shape[:at], r, *shape[at:]) for r in (1, count))
@@ -143,9 +142,7 @@ def split(b: Builder, x: Node, _: Any, axis: int = 0) -> Value:
 def unbind(b: Builder, x: Node, axis: int = 0) -> Value:
     axis = axis_of(axis, x.tensor.rank)
     (size,) = static(x.tensor.shape[axis : axis + 1], "unbind")
-    return tuple(
-        b.reshape(b.slice(x, axis, k, k + 1), b.out.shape) for k in range(size)
-    )
+    return tuple(b.reshape(b.slice(x, axis, k, k + 1), b.out.shape) for k in range(size))
 
 
 def concat(b: Builder, parts: Sequence[Node], axis: int = 0) -> Value:
@@ -278,11 +275,6 @@ def meshgrid(b: Builder, tensors: Sequence[Node], indexing: str = "ij") -> Value
     return tuple(grids)
 
 
-SAME_VALUE = (
-    aten.clone.default, aten.alias.default, aten.contiguous.default, aten.detach.default,
-    aten.detach_.default, aten.lift_fresh.default, aten.lift_fresh_copy.default,
-    aten.positive.default, aten.resolve_conj.default, aten.resolve_neg.default,
-)  # fmt: skip
 CASTS = (
     aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other,
     aten.type_as.default,
@@ -345,4 +337,3 @@ ROWS: Mapping[Any, Handler] = {
     aten.pixel_unshuffle.default: pixel_unshuffle,
     aten.channel_shuffle.default: channel_shuffle,
 }  # fmt: skip
-

@@ -1,0 +1,163 @@
+"""Exporting: any of the accepted sources becomes an ExportedProgram, or one clear error."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from io import StringIO
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx
+from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from qcompiler.frontend.dims import axis_names
+from qcompiler.frontend.errors import TraceError, first_line, place_of
+from qcompiler.frontend.signature import on_result, register_dataclasses
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+AxisNames = list[dict[int, str]]
+
+LOUD = (
+    "torch.export",
+    "torch._export",
+    "torch.fx.experimental",
+    "torch._dynamo",
+    "torch._subclasses",
+)
+"""Loggers that print pages about what becomes one line here."""
+
+
+def exported(
+    source: torch.nn.Module | ExportedProgram,
+    example_inputs: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+) -> tuple[ExportedProgram, AxisNames]:
+    """The program, functional but not decomposed, and the names of its inputs' symbolic axes."""
+    if isinstance(source, ExportedProgram):
+        return _functional(source), []
+    if not isinstance(source, torch.nn.Module):
+        kind = type(source).__name__
+        raise TraceError(f"expected a Module, ExportedProgram or GraphModule to trace, got {kind}")
+    if isinstance(source, torch.jit.ScriptModule):
+        raise TraceError("a TorchScript module has no Python code to trace; trace the module it "
+                         "was scripted from")  # fmt: skip
+    refuse_training(source)
+    args, named = arguments(example_inputs, kwargs)
+    names = _names(source, args, named, dynamic_shapes)
+    with quiet():
+        program = _export(source, args, named, dynamic_shapes)
+        return _functional(program, source), names
+
+
+def arguments(example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Arguments:
+    """A tensor is one argument, a mapping the keyword arguments, a sequence the positional ones."""
+    if isinstance(example_inputs, Mapping):
+        return (), {**example_inputs, **(kwargs or {})}
+    if example_inputs is None:
+        return (), dict(kwargs or {})
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), dict(kwargs or {})
+    return (example_inputs,), dict(kwargs or {})
+
+
+def refuse_training(module: torch.nn.Module) -> None:
+    """Containers and traced graphs have no behaviour of their own that training changes."""
+    for path, child in module.named_modules():
+        plain = type(child) in (torch.nn.Module, torch.nn.ModuleList, torch.nn.ModuleDict)
+        if child.training and not plain and not isinstance(child, fx.GraphModule):
+            if _without_behaviour(child):
+                continue
+            where = f"its submodule {path!r} ({type(child).__name__})" if path else "it"
+            raise TraceError(
+                f"the module {type(module).__name__} cannot be traced: {where} is in training "
+                "mode; call module.eval() first"
+            )
+
+
+def _without_behaviour(module: torch.nn.Module) -> bool:
+    """Modules that torch.export itself adds to its result."""
+    return type(module).__module__.startswith(("torch.export", "torch.fx", "torch._export"))
+
+
+def _names(
+    source: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
+) -> AxisNames:
+    if dynamic is None:
+        return []
+    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    if not isinstance(dynamic, Mapping):
+        return axis_names(dynamic, leaves, (*args, *kwargs.values()))
+    bound = inspect.signature(source.forward).bind(*args, **kwargs).arguments
+    tree: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = inspect.signature(source.forward).parameters[name].kind
+        tree.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    return axis_names(dynamic, leaves, tree)
+
+
+def _export(
+    source: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
+) -> ExportedProgram:
+    register_dataclasses((args, kwargs))
+    hook = source.register_forward_hook(on_result)
+    try:
+        return torch.export.export(source, args, kwargs, dynamic_shapes=dynamic, strict=False)
+    except Exception as error:
+        raise explained(error, source) from error
+    finally:
+        hook.remove()
+
+
+def _functional(program: ExportedProgram, source: torch.nn.Module | None = None) -> ExportedProgram:
+    """Functionalised, every op that PyTorch would take apart kept whole."""
+    try:
+        return program.run_decompositions({})
+    except Exception as error:
+        raise explained(error, source) from error
+
+
+def explained(error: Exception, source: torch.nn.Module | None) -> TraceError:
+    """One or two lines instead of torch's pages: what, where, what to do."""
+    where = place_of(error, source)
+    at = f" at {where}" if where else ""
+    if isinstance(error, GuardOnDataDependentSymNode) or _mentions(error, "data-dependent"):
+        return TraceError(
+            f"the model's control flow depends on its data{at}; "
+            "a graph has no such branch: use torch.where, or trace the parts separately"
+        )
+    if _mentions(error, "dynamic_shapes", "Constraints violated", "specialized"):
+        return TraceError(f"dynamic_shapes do not hold{at}: {_constraint(error)}")
+    return TraceError(f"torch.export failed{at}: {type(error).__name__}: {first_line(error)}")
+
+
+def _mentions(error: BaseException, *words: str) -> bool:
+    return any(w in str(error) for w in words)
+
+
+def _constraint(error: Exception) -> str:
+    """The first line that says which dimension is wrong."""
+    lines = [x.strip(" -") for x in str(error).splitlines()]
+    telling = [x for x in lines if "specialized" in x or "inferred" in x or "not all values" in x]
+    return (telling or [first_line(error)])[0][:300]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Torch's own reports of an export are not shown; the error says what matters."""
+    loggers = [logging.getLogger(n) for n in LOUD]
+    levels = [x.level for x in loggers]
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stderr(StringIO()))
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,266 @@
+"""The importer: walks an exported program, row by row, and gives a graph or a list of problems."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from qcompiler.frontend.builder import Builder, Value
+from qcompiler.frontend.dims import AxisNames, Dims, named_symbols, same
+from qcompiler.frontend.errors import Absent, Refusal
+from qcompiler.frontend.folding import folded
+from qcompiler.frontend.naming import Sites, clean, module_of, named_uniquely, origin_of
+from qcompiler.frontend.signature import Signature, input_tree, output_tree, signature_of
+from qcompiler.frontend.table import CONTROL_FLOW, TABLE, VANISH
+from qcompiler.graph import Graph, Node
+from qcompiler.op import OpError
+from qcompiler.ops import Const, Input
+from qcompiler.types import DType, TensorType, TupleType
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An operation that cannot be imported: where it stands, and why."""
+
+    op: str
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op} at {self.place or 'an unknown place'}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A graph, or the problems in its way; `unknown` are the ops without a row."""
+
+    graph: Graph | None
+    problems: tuple[Problem, ...] = ()
+    unknown: tuple[Any, ...] = ()
+
+
+def import_program(program: ExportedProgram, names: Sequence[AxisNames]) -> Outcome:
+    """names: for each tensor among the user's inputs, names of its symbolic axes."""
+    return Importer(program, names).run()
+
+
+class Importer:
+    """The state of one walk."""
+
+    def __init__(self, program: ExportedProgram, names: Sequence[AxisNames]) -> None:
+        self.program = program
+        self.signature: Signature = signature_of(program)
+        self.nodes = list(program.graph.nodes)
+        shapes = [n.meta["val"].shape for n in self._user_inputs()]
+        padded = [*names, *({} for _ in shapes)][: len(shapes)]
+        self.dims = Dims(named_symbols(shapes, padded, program.range_constraints))
+        self.b = Builder(self.dims)
+        self.sites = Sites(self.nodes)
+        self.values: dict[fx.Node, Value] = {}
+        self.problems: list[Problem] = []
+        self.unknown: dict[Any, None] = {}
+        self._weights: dict[tuple[Any, ...], Node] = {}
+
+    def _user_inputs(self) -> list[fx.Node]:
+        by_name = {n.name: n for n in self.nodes if n.op == "placeholder"}
+        return [by_name[i] for i in self.signature.inputs if isinstance(i, str)]
+
+    def run(self) -> Outcome:
+        inputs = [self.input(n, clean(n.name)) for n in self._user_inputs()]
+        states, initial = self.states()
+        for node in self.nodes:
+            if node not in self.values and node.op != "output":
+                self.values[node] = self.value_of(node)
+        by_name = {n.name: n for n in self.nodes}
+        outputs = [by_name[o] for o in self.signature.outputs if isinstance(o, str)]
+        results = [by_name[o] for o in self.signature.states.values()]
+        made = {n: self.offered(n) for n in (*outputs, *results)}
+        if self.problems:
+            return Outcome(None, tuple(dict.fromkeys(self.problems)), tuple(self.unknown))
+        trees = (input_tree(self.program, self.signature),
+                 output_tree(self.program, self.signature))  # fmt: skip
+        graph = Graph(
+            tuple(inputs),
+            tuple(made[n] for n in outputs),
+            tuple((s, made[r]) for s, r in zip(states, results, strict=True)),
+            trees=trees,
+            initial=tuple(initial),
+        )
+        return Outcome(named_uniquely(graph))
+
+    def input(self, node: fx.Node, name: str) -> Node:
+        type_ = self.type_of(node.meta["val"])
+        assert type_ is not None
+        made = Input(type_)(name=name)
+        self.values[node] = made
+        return made
+
+    def states(self) -> tuple[list[Node], list[Node]]:
+        """The buffers that a call updates: inputs of the graph, with their first values."""
+        by_name = {n.name: n for n in self.nodes if n.op == "placeholder"}
+        inputs, initial = [], []
+        for placeholder in self.signature.states:
+            name, tensor = self.signature.weights[placeholder]
+            inputs.append(self.input(by_name[placeholder], clean(name)))
+            first = Const(tensor.detach().clone())
+            initial.append(first(name=f"{clean(name)}.initial"))
+        return inputs, initial
+
+    def type_of(self, value: Any) -> TensorType | None:
+        """The type PyTorch gives a value; None when it is not a tensor."""
+        if not isinstance(value, torch.Tensor):
+            return None
+        try:
+            return TensorType(self.dims.shape(value.shape), DType.of(value.dtype))
+        except TypeError as error:
+            raise Refusal(str(error)) from None
+
+    def value_of(self, node: fx.Node) -> Value:
+        """The value of one node of the program; a problem is noted and gives Absent."""
+        if node.op == "placeholder":
+            return self.weight(node)
+        if node.op == "get_attr":
+            return self.attribute(str(node.target))
+        if node.target in VANISH:
+            return None
+        absent = self.absent_operand(node)
+        if absent is not None and node.target is not operator.getitem:
+            return self.absent(node, absent)
+        try:
+            return self.call(node)
+        except (Refusal, OpError) as refused:
+            return self.problem(node, str(refused))
+
+    def weight(self, node: fx.Node) -> Value:
+        """A parameter, buffer or constant; equal storage is one Const."""
+        if node.name not in self.signature.weights or not node.users:
+            return None
+        name, tensor = self.signature.weights[node.name]
+        return self.constant(name, tensor)
+
+    def constant(self, name: str, tensor: torch.Tensor) -> Node:
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() == 0 or key not in self._weights:
+            copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+            made = Const(copy)(name=clean(name))
+            self.b.known[made] = copy
+            self._weights[key] = made
+        return self._weights[key]
+
+    def attribute(self, target: str) -> Value:
+        value: Any = self.program.graph_module
+        for part in target.split("."):
+            value = getattr(value, part)
+        return self.constant(target, value) if isinstance(value, torch.Tensor) else value
+
+    def absent_operand(self, node: fx.Node) -> Absent | None:
+        found = (self.values.get(i) for i in node.all_input_nodes)
+        return next((v for v in found if isinstance(v, Absent)), None)
+
+    def absent(self, node: fx.Node, cause: Absent) -> Absent:
+        return cause if cause.reported else self.problem(node, f"it needs {cause.reason}")
+
+    def problem(self, node: fx.Node, reason: str) -> Absent:
+        self.problems.append(Problem(str(node.target), place(node), reason))
+        return Absent(reason, reported=True)
+
+    def offered(self, node: fx.Node) -> Any:
+        """A value the graph returns."""
+        value = self.values[node]
+        if isinstance(value, Absent) and not value.reported:
+            self.problem(node, f"the model returns {value.reason}")
+        elif not isinstance(value, Node | Absent):
+            self.problem(node, "the model returns a value that is not a tensor")
+        return value
+
+    def call(self, node: fx.Node) -> Value:
+        val = node.meta.get("val")
+        if node.target is operator.getitem:
+            return self.operand(node.args[0])[node.args[1]]
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return self.inlined(node)
+        if isinstance(val, torch.SymInt | int) and not isinstance(val, bool):
+            return self.dims.dim(val)
+        if isinstance(val, torch.SymBool | torch.SymFloat):
+            return Absent(f"{node.target}, a condition or fraction made of symbolic sizes")
+        args = bound(node, self.operand)
+        vals = val if isinstance(val, list | tuple) else [val]
+        self.b.begin(self.sites.of(node), [self.type_of(v) for v in vals])
+        handler = TABLE.get(node.target)
+        constant = folded(self.b, node.target, args)
+        if constant is not None:
+            return constant
+        if handler is None:
+            self.unknown[node.target] = None
+            return self.problem(node, "the op is unknown")
+        return self.checked(node, handler(self.b, *args))
+
+    def operand(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return self.values[argument]
+        if isinstance(argument, list | tuple):
+            return [self.operand(a) for a in argument]
+        return argument
+
+    def checked(self, node: fx.Node, value: Value) -> Value:
+        """The row's result under its name; its type must be the one PyTorch found."""
+        results = value if isinstance(value, tuple) else (value,)
+        for got, want in zip(results, self.b.expected, strict=False):
+            if isinstance(got, Node) and want is not None and not agrees(got.type, want):
+                raise Refusal(f"it was imported as {got.type!r}, but PyTorch gives {want!r}")
+        return self.b.finish(value) if isinstance(value, Node) else value
+
+    def inlined(self, node: fx.Node) -> Value:
+        """The body of a higher-order op that only sets a mode; control flow is refused."""
+        name = str(getattr(node.target, "__name__", node.target))
+        body = next(
+            (a for a in map(self.operand, node.args) if isinstance(a, fx.GraphModule)), None
+        )
+        if name in CONTROL_FLOW or body is None:
+            raise Refusal("control flow that depends on the data; use torch.where")
+        position = [self.operand(a) for a in node.args].index(body)
+        given = [self.operand(a) for a in node.args[position + 1 :]]
+        inner = list(body.graph.nodes)
+        places = [n for n in inner if n.op == "placeholder"]
+        self.values.update(zip(places, given, strict=True))
+        for child in inner:
+            if child.op == "output":
+                result = self.operand(child.args[0])
+                return tuple(result) if isinstance(result, list) else result
+            if child not in self.values:
+                self.values[child] = self.value_of(child)
+        raise Refusal("a body without a result")
+
+
+def place(node: fx.Node) -> str:
+    path, _ = module_of(node)
+    origin = origin_of(node)
+    return origin if path else f"the module itself, {origin}" if origin else "the module itself"
+
+
+def agrees(got: Any, want: TensorType) -> bool:
+    if isinstance(got, TupleType) or got.dtype is not want.dtype or got.rank != want.rank:
+        return False
+    return all(map(same, got.shape, want.shape))
+
+
+def bound(node: fx.Node, operand: Any) -> list[Any]:
+    """All arguments in the schema's order, with their defaults."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return [operand(a) for a in node.args]
+    values = []
+    for k, argument in enumerate(target._schema.arguments):
+        if k < len(node.args) and not argument.kwarg_only:
+            values.append(operand(node.args[k]))
+        elif argument.name in node.kwargs:
+            values.append(operand(node.kwargs[argument.name]))
+        else:
+            values.append(argument.default_value)
+    return values
