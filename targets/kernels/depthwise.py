@@ -218,10 +218,11 @@ class Column:
                 at = first + v * dot.lanes
                 start = zero if self.init is None else vector(self.init, at, dot.lanes)
                 store(acc, 0, start, dot.lanes)
-        with T.serial(0, g.kernel[0]) as kh:
-            line = (y * g.stride[0] + kh * g.dilation[0]) % self.lines
-            entry = T.bind(line * self.entries + x * (g.stride[1] // self.step))
-            self._kernel_row(accs, ring, entry, kh * self.groups, first)
+        for v in range(vectors):
+            with T.serial(0, g.kernel[0]) as kh:
+                line = (y * g.stride[0] + kh * g.dilation[0]) % self.lines
+                entry = T.bind(line * self.entries + x * (g.stride[1] // self.step))
+                self._kernel_row([a[v] for a in accs], ring, entry, kh * self.groups, first, v)
         for i, line in enumerate(accs):
             pixel = (image * g.out_height + y) * g.out_width + x + i
             place = Point(pixel, (image, y, x + i), first)
@@ -230,17 +231,15 @@ class Column:
             result = self.epilogue(value, place, self.width, self.views)
             store(self.out, pixel * g.channels + first, result, self.width)
 
-    def _kernel_row(self, accs: Sequence[Sequence[Buffer]], ring: Buffer, entry: Expr,
-                    group: Expr, first: Expr) -> None:  # fmt: skip
+    def _kernel_row(self, accs: Sequence[Buffer], ring: Buffer, entry: Expr, group: Expr,
+                    first: Expr, v: int) -> None:  # fmt: skip
         g, dot, size = self.g, self.dot, self.dot.lanes * self.dot.depth
         across = g.stride[1] // self.step
         for j in range(self.groups):
             skip = j * dot.depth * g.dilation[1] // self.step
-            for v in range(self.width // dot.lanes):
-                channel = (group + j) * g.channels + first + v * dot.lanes
-                b = vector(self.weights, channel * dot.depth, size)
-                for i, line in enumerate(accs):
-                    place = (entry + (i * across + skip)) * self.width + v * dot.lanes
-                    a = vector(ring, place * dot.depth, size)
-                    total = dot.emit(vector(line[v], 0, dot.lanes), [(a, b)])
-                    store(line[v], 0, total, dot.lanes)
+            channel = (group + j) * g.channels + first + v * dot.lanes
+            b = vector(self.weights, channel * dot.depth, size)
+            for i, acc in enumerate(accs):
+                place = (entry + (i * across + skip)) * self.width + v * dot.lanes
+                a = vector(ring, place * dot.depth, size)
+                store(acc, 0, dot.emit(vector(acc, 0, dot.lanes), [(a, b)]), dot.lanes)
