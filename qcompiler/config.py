@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,3 +51,21 @@ def _number(name: str, default: int) -> int:
 def _folder(name: str) -> Path | None:
     text = os.environ.get(name, "")
     return Path(text) if text else None
+
+
+def default_variable(name: str, value: str) -> None:
+    """An environment variable for a library, unless the user has set it."""
+    os.environ.setdefault(name, value)
+
+
+@contextmanager
+def variable_during(name: str, value: str) -> Iterator[None]:
+    """An environment variable for what runs inside; child processes started later lack it."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.errors import InputError
 from qcompiler.graph import Graph, Node
-from qcompiler.interpret import InputError, bind_symbols, check_input
+from qcompiler.interpret import bind_symbols, check_input
 from qcompiler.types import Dim, Sym, TensorType, bind
 
 if TYPE_CHECKING:

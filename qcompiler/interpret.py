@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.errors import InputError
 from qcompiler.graph import Graph, Node
 from qcompiler.ops import Const, Input, bound_op
 from qcompiler.types import Sym, TensorType
 
 if TYPE_CHECKING:
     import torch
-
-
-class InputError(ValueError):
-    """The values given do not fit the graph's inputs."""
 
 
 def interpret(
