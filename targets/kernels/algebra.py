@@ -2,8 +2,8 @@
 
 TVM's simplifier reasons about floats as if they were real numbers: it turns `not a < b` into
 `b <= a`, `x - x` and `x * 0` into 0, `x + 0` into x and `x / c` into `x * (1 / c)`. So nothing
-here is written in a form it rewrites: nodes are made by their constructors, results are bound to
-variables, constants are bit patterns, and constants among themselves are folded here, by numpy.
+here is written in a form it rewrites: nodes are made by their constructors, results are kept in
+local arrays, constants are bit patterns, and constants among themselves are folded here, by numpy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tvm.script.ir_builder import tirx as T
 
 # TIR expressions and numpy scalars; TVM gives the former no useful static type.
 Value = Any
+Node = Callable[[Value, Value], Value]
 EXPONENT_BIAS = 127
 MANTISSA_BITS = 23
 
@@ -44,14 +45,19 @@ def fenced_product(a: Value, b: Value) -> Value:
     return T.call_llvm_pure_intrin(fence, product, dtype=product.ty.dtype)
 
 
+def known(v: Value) -> bool:
+    """Whether a value is a constant."""
+    return isinstance(v, np.generic)
+
+
 def dtype_of(v: Value) -> str:
     """The element type of a value: `float32` for a vector of them, too."""
-    name = v.dtype.name if isinstance(v, np.generic) else str(v.ty.dtype)
+    name = v.dtype.name if known(v) else str(v.ty.dtype)
     return name.split("x")[0]
 
 
 def lanes_of(v: Value) -> int:
-    if isinstance(v, np.generic):
+    if known(v):
         return 1
     return int(v.ty.dtype.lanes)
 
@@ -62,7 +68,7 @@ def number(value: float, dtype: str) -> np.generic:
         return np.dtype(dtype).type(value)
 
 
-def literal(v: np.generic) -> Value:
+def literal(v: Value) -> Value:
     """A constant as TIR; floats as bit patterns, which no simplifier looks into."""
     dtype = v.dtype.name
     if v.dtype.kind != "f":
@@ -76,9 +82,8 @@ def literal(v: np.generic) -> Value:
 
 def _hidden(v: Value) -> Value:
     """The same bits in an expression that compares equal to no other."""
-    bits = v.ty.dtype.bits
-    lanes = f"x{lanes_of(v)}" if lanes_of(v) > 1 else ""
-    return T.reinterpret(T.reinterpret(v, dtype=f"int{bits}{lanes}"), dtype=str(v.ty.dtype))
+    dtype = dtype_of(v)
+    return _as(_as(v, f"int{dtype_bits(dtype)}"), dtype)
 
 
 _FOLDS: dict[str, Callable[..., Any]] = {
@@ -114,19 +119,19 @@ class TIR:
         return self._binary("div", tirx.Div, a, b)
 
     def sqrt(self, a: Value, /) -> Value:
-        return np.sqrt(a) if isinstance(a, np.generic) else bind(T.sqrt(a))
+        return np.sqrt(a) if known(a) else bind(T.sqrt(a))
 
     def neg(self, a: Value, /) -> Value:
-        if isinstance(a, np.generic):
+        if known(a):
             return -a
         zero = number(-0.0 if dtype_of(a).startswith("float") else 0, dtype_of(a))
         return self.sub(zero, a)
 
     def abs(self, a: Value, /) -> Value:
-        return np.abs(a) if isinstance(a, np.generic) else bind(tirx.abs(a))
+        return np.abs(a) if known(a) else bind(tirx.abs(a))
 
     def rint(self, a: Value, /) -> Value:
-        return np.rint(a) if isinstance(a, np.generic) else bind(T.nearbyint(a))
+        return np.rint(a) if known(a) else bind(T.nearbyint(a))
 
     def lt(self, a: Value, b: Value, /) -> Value:
         return self._binary("lt", tirx.LT, a, b)
@@ -144,7 +149,7 @@ class TIR:
         return self._binary("eq", tirx.EQ, a, b)
 
     def where(self, condition: Value, a: Value, b: Value, /) -> Value:
-        if isinstance(condition, np.generic):
+        if known(condition):
             return a if condition else b
         lanes = max(lanes_of(v) for v in (condition, a, b))
         return bind(tirx.Select(*(widened(v, lanes) for v in (condition, a, b))))
@@ -156,7 +161,7 @@ class TIR:
         return self._binary("or", tirx.bitwise_or, a, b)
 
     def logical_not(self, a: Value, /) -> Value:
-        if isinstance(a, np.generic):
+        if known(a):
             return np.logical_not(a)
         return bind(tirx.bitwise_xor(a, widened(np.True_, lanes_of(a))))
 
@@ -169,16 +174,15 @@ class TIR:
     def cast(self, a: Value, dtype: str, /) -> Value:
         if dtype_of(a) == dtype:
             return a
-        if isinstance(a, np.generic):
+        if known(a):
             return a.astype(dtype)
         if dtype == "bool":
             return self.logical_not(self.eq(a, number(0, dtype_of(a))))
-        lanes = lanes_of(a)
-        return bind(tirx.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, a))
+        return bind(tirx.Cast(wide(dtype, lanes_of(a)), a))
 
     def exp2i(self, i: Value, /) -> Value:
         biased = self.add(i, number(EXPONENT_BIAS, "int32"))
-        if isinstance(biased, np.generic):
+        if known(biased):
             return (biased << MANTISSA_BITS).view(np.float32)
         shift = widened(number(MANTISSA_BITS, "int32"), lanes_of(biased))
         return self.bits_float(bind(tirx.shift_left(biased, shift)))
@@ -190,16 +194,16 @@ class TIR:
         return _viewed(a, "float32")
 
     def shift_right(self, a: Value, count: int, /) -> Value:
-        if isinstance(a, np.generic):
+        if known(a):
             return a >> a.dtype.type(count)
         return bind(tirx.shift_right(a, widened(number(count, dtype_of(a)), lanes_of(a))))
 
     def lookup(self, table: Any, index: Value, /) -> Value:
         """`table` is a one-dimensional buffer."""
-        return bind(table[index if not isinstance(index, np.generic) else int(index)])
+        return bind(table[index if not known(index) else int(index)])
 
-    def _binary(self, name: str, node: Callable[[Value, Value], Value], a: Value, b: Value) -> Value:
-        if isinstance(a, np.generic) and isinstance(b, np.generic):
+    def _binary(self, name: str, node: Node, a: Value, b: Value) -> Value:
+        if known(a) and known(b):
             with np.errstate(all="ignore"):
                 return _FOLDS[name](a, b)
         lanes = max(lanes_of(a), lanes_of(b))
@@ -211,17 +215,38 @@ class TIR:
 
 def widened(v: Value, lanes: int) -> Value:
     """A value as TIR with the given number of lanes."""
-    v = literal(v) if isinstance(v, np.generic) else v
+    v = literal(v) if known(v) else v
     return T.broadcast(v, lanes) if lanes > lanes_of(v) else v
 
 
 def bind(v: Value) -> Value:
-    """Names a value, so that its many users do not repeat its expression."""
-    return T.bind(v)
+    """Names a value, so that its many users do not repeat its expression: a local array of one.
+
+    TVM's own names cannot be used: its analysis of a chain of them takes time exponential in the
+    chain's length, and crashes on vectors of integers. LLVM keeps such an array in a register.
+    """
+    lanes, dtype = lanes_of(v), dtype_of(v)
+    name = T.alloc_buffer((lanes,), dtype)
+    at = 0 if lanes == 1 else T.ramp(0, 1, lanes)
+    T.buffer_store(name, v, [at])
+    return name[at]
+
+
+def dtype_bits(dtype: str) -> int:
+    return 8 if dtype == "bool" else int(dtype.lstrip("abcdefghijklmnopqrstuvwxyz"))
+
+
+def wide(dtype: str, lanes: int) -> str:
+    """The dtype of `lanes` elements: `float32x8`."""
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+
+def _as(v: Value, dtype: str) -> Value:
+    """The same bits under another type of the same width."""
+    return T.reinterpret(v, dtype=wide(dtype, lanes_of(v)))
 
 
 def _viewed(v: Value, dtype: str) -> Value:
-    if isinstance(v, np.generic):
+    if known(v):
         return v.view(dtype)
-    lanes = lanes_of(v)
-    return bind(T.reinterpret(v, dtype=f"{dtype}x{lanes}" if lanes > 1 else dtype))
+    return bind(_as(v, dtype))

@@ -1,0 +1,90 @@
+"""A target as a frozen value: facts for the passes, kernels for lowering, a dict for TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcompiler.arith import SumRule
+from qcompiler.graph import Node
+from qcompiler.op import Op
+from qcompiler.ops import Const, Get, Input, Packing, Reshape, Tuple
+from qcompiler.types import DType, Sym, TensorType
+
+from .kernels.dot import Dot
+from .kernels.launch import Answer, Kernel, Launch, Miss, Site
+
+STRUCTURAL: tuple[type[Op], ...] = (Input, Const, Tuple, Get, Reshape)
+"""Ops that need no kernel: arguments, weights, tuples and views."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One machine that graphs are built for; implements qcompiler.target.Target.
+
+    tvm: the target as TVM wants it. isa: its dot instructions, the fastest first. features: CPU
+    flags the code needs, by their names in /proc/cpuinfo. support: why ops have no kernel here.
+    kernels: the first that takes a node wins. packings: how a node's weights are laid out.
+    """
+
+    name: str
+    tvm: Mapping[str, Any]
+    isa: tuple[Dot, ...]
+    features: tuple[str, ...]
+    support: Mapping[type[Op], str]
+    kernels: tuple[Kernel, ...]
+    packings: Callable[[Node], Packing | None] = field(default=lambda node: None)
+
+    def answer(self, node: Node) -> Launch | Miss:
+        """The kernel for a node, or why there is none."""
+        problem = unsupported_dims(node)
+        if problem:
+            return Miss(problem)
+        misses: list[str] = []
+        for kernel in self.kernels:
+            result: Answer = kernel(Site.of(node))
+            if isinstance(result, Launch):
+                return result
+            if isinstance(result, Miss):
+                misses.append(result.reason)
+        if not misses:
+            misses = [self.support.get(type(b.op), "no kernel exists") for b in Site.of(node).body]
+        return Miss("; ".join(dict.fromkeys(misses)))
+
+    def refuses(self, node: Node) -> str | None:
+        """Why the node cannot be lowered here; None when it can."""
+        if isinstance(node.op, STRUCTURAL):
+            return unsupported_dims(node)
+        result = self.answer(node)
+        return result.reason if isinstance(result, Miss) else None
+
+    def _fastest(self, a: DType, b: DType) -> Dot | None:
+        return next((d for d in self.isa if (d.a_dtype, d.b_dtype) == (a.value, b.value)), None)
+
+    def sum_rule(self, a: DType, b: DType) -> SumRule | None:
+        """What the fast instruction for codes a x b adds in 16 bits; None: nothing."""
+        dot = self._fastest(a, b)
+        return dot.sums if dot else None
+
+    def depth(self, a: DType, b: DType) -> int:
+        """How many adjacent products along the reduction axis one accumulator lane takes."""
+        dot = self._fastest(a, b)
+        return dot.depth if dot else 1
+
+    def packing(self, node: Node) -> Packing | None:
+        """How the kernel that takes this matmul or convolution reads its weights."""
+        return self.packings(node)
+
+
+def unsupported_dims(node: Node) -> str | None:
+    """Only the first dimension may be symbolic, and only one symbol may occur."""
+    types = [i.type for i in node.inputs] + [node.type]
+    for t in types:
+        if not isinstance(t, TensorType):
+            continue
+        if any(isinstance(d, Sym) for d in t.shape[1:]):
+            return f"only the first dimension may be symbolic, got {t!r}"
+        if t.shape and isinstance(t.shape[0], Sym) and len(t.shape[0].expr.free_symbols) > 1:
+            return f"a dimension may depend on one symbol, got {t!r}"
+    return None

@@ -1,0 +1,73 @@
+"""What a kernel is asked (Site) and what it answers (Launch, Miss, or None: not mine)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.graph import Node
+from qcompiler.ops import Region
+from qcompiler.types import Dim as GraphDim
+from qcompiler.types import TensorType
+
+from .build import Operand
+from .geometry import Dim
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A node to be lowered: its steps written out as nodes over its operands."""
+
+    node: Node
+    body: tuple[Node, ...]
+
+    @staticmethod
+    def of(node: Node) -> Site:
+        if isinstance(node.op, Region):
+            return Site(node, tuple(node.op.body(node.inputs)))
+        return Site(node, (node,))
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Two sites with equal keys do the same steps on operands of the same types."""
+        index = {node: k for k, node in enumerate((*self.node.inputs, *self.body))}
+        steps = tuple((b.op, tuple(index[i] for i in b.inputs)) for b in self.body)
+        return steps, tuple(i.type for i in self.node.inputs)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A function and what it is called with; its results follow its operands.
+
+    key: equal keys, equal functions; kernels leave it out where building is all the work there is.
+    operands: nodes of the graph, or tensors that the kernel computed.
+    """
+
+    key: Hashable
+    build: Callable[[], Any]
+    operands: Sequence[Node | torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Miss:
+    """The kernel is meant for such a node but cannot take this one."""
+
+    reason: str
+
+
+Answer = Launch | Miss | None
+Kernel = Callable[[Site], Answer]
+
+
+def dims(shape: tuple[GraphDim, ...]) -> tuple[Dim, ...]:
+    """A shape as the templates want it: a symbolic dimension is a name."""
+    return tuple(d if isinstance(d, int) else repr(d) for d in shape)
+
+
+def operand(name: str, type_: TensorType) -> Operand:
+    return Operand(name, dims(type_.shape), type_.dtype.value)

@@ -1,0 +1,197 @@
+"""A FUSED graph to a TVM module: kernels once each, called by a Relax function `main`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import tvm
+import tvm_ffi
+from tvm import relax, tirx
+
+from qcompiler.graph import Graph, Level, Node
+from qcompiler.ops import Const, Get, Input, Reshape, Tuple
+from qcompiler.types import Dim, Sym, TensorType, Type
+
+from .base import STRUCTURAL, Target, unsupported_dims
+from .kernels.launch import Launch, Miss
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LowerError(ValueError):
+    """The graph cannot be lowered for this target."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """`main(*inputs, *state, *weights) -> (*outputs, *new state)`.
+
+    weights: (digest, tensor) in the order of the parameters; they live outside the library.
+    """
+
+    mod: tvm.IRModule
+    weights: tuple[tuple[str, torch.Tensor], ...]
+
+
+def lower(graph: Graph, target: Target) -> Lowered:
+    """The graph as kernels of the target. Raises LowerError naming every node without one."""
+    if graph.level is not Level.FUSED:
+        raise LowerError(f"lower needs a FUSED graph, got {graph.level.name}; run fuse first")
+    if graph.target != target.name:
+        raise LowerError(f"the graph was fused for {graph.target!r}, not for {target.name!r}")
+    nodes = graph.nodes()
+    launches = _launches(nodes, target)
+    return _Module(graph, launches).built(nodes)
+
+
+def _launches(nodes: list[Node], target: Target) -> dict[Node, Launch]:
+    found: dict[Node, Launch] = {}
+    problems: list[str] = []
+    for node in nodes:
+        if isinstance(node.op, STRUCTURAL):
+            reason = unsupported_dims(node)
+            if reason:
+                problems.append(_problem(node, reason))
+            continue
+        answer = target.answer(node)
+        if isinstance(answer, Miss):
+            problems.append(_problem(node, answer.reason))
+        else:
+            found[node] = answer
+    if problems:
+        lines = "\n  ".join(problems)
+        raise LowerError(f"{target.name} has no kernel for {len(problems)} nodes:\n  {lines}")
+    return found
+
+
+def _problem(node: Node, reason: str) -> str:
+    operands = ", ".join(repr(i.type) for i in node.inputs)
+    origin = f" ({node.note.origin})" if node.note.origin else ""
+    return f"%{node.name} = {node.op.kind}({operands}) : {node.type!r}{origin}: {reason}"
+
+
+@dataclass
+class _Module:
+    """The module while it is being written."""
+
+    graph: Graph
+    launches: dict[Node, Launch]
+    builder: Any = field(default_factory=relax.BlockBuilder)
+    by_key: dict[Hashable, Any] = field(default_factory=dict)
+    by_code: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
+    symbols: dict[str, Any] = field(default_factory=dict)
+    values: dict[Node, Any] = field(default_factory=dict)
+    weights: dict[str, tuple[torch.Tensor, Any]] = field(default_factory=dict)
+
+    def built(self, nodes: list[Node]) -> Lowered:
+        for node in self.graph.parameters:
+            self.values[node] = relax.Var(_name(node), self.type(node.type))
+        self._declare_weights(nodes)
+        functions = {node: self._function(launch) for node, launch in self.launches.items()}
+        inputs = [self.values[n] for n in self.graph.parameters]
+        params = [*inputs, *(var for _, var in self.weights.values())]
+        with self.builder.function("main", params, {"num_input": len(inputs)}):
+            with self.builder.dataflow():
+                for node in nodes:
+                    self._emit(node, functions)
+                results = relax.Tuple([self._value(n) for n in self.graph.results])
+                output = self.builder.emit_output(results)
+            self.builder.emit_func_output(output)
+        table = tuple((digest, tensor) for digest, (tensor, _) in self.weights.items())
+        return Lowered(self.builder.get(), table)
+
+    def _declare_weights(self, nodes: list[Node]) -> None:
+        """Parameters must be known before the body is written."""
+        for node in nodes:
+            operands = self.launches[node].operands if node in self.launches else node.inputs
+            for operand in operands:
+                self._declare(operand)
+        for node in self.graph.results:
+            self._declare(node)
+
+    def _declare(self, value: Node | torch.Tensor) -> None:
+        const = _const(value)
+        if const is None or const.digest in self.weights:
+            return
+        var = relax.Var(f"w{len(self.weights)}", self.type(const.infer()))
+        self.weights[const.digest] = (const.value.detach().contiguous(), var)
+
+    def _value(self, value: Node | torch.Tensor) -> Any:
+        const = _const(value)
+        if const is not None:
+            return self.weights[const.digest][1]
+        assert isinstance(value, Node)
+        return self.values[value]
+
+    def _emit(self, node: Node, functions: dict[Node, Any]) -> None:
+        match node.op:
+            case Input() | Const():
+                return
+            case Reshape():
+                shape = [self.dim(d) for d in node.tensor.shape]
+                call = relax.op.reshape(self._value(node.inputs[0]), shape)
+            case Tuple():
+                call = relax.Tuple([self._value(i) for i in node.inputs])
+            case Get(index=index):
+                call = relax.TupleGetItem(self._value(node.inputs[0]), index)
+            case _:
+                call = self._call(node, functions[node])
+        self.values[node] = self.builder.emit(call, _name(node))
+
+    def _call(self, node: Node, function: Any) -> Any:
+        launch = self.launches[node]
+        types = node.type.items if not isinstance(node.type, TensorType) else (node.type,)
+        operands = [self._value(o) for o in launch.operands]
+        return relax.call_tir(function, operands, [self.type(t) for t in types])
+
+    def _function(self, launch: Launch) -> Any:
+        """The global of the launch's function; equal functions are emitted once."""
+        if launch.key not in self.by_key:
+            self.by_key[launch.key] = self._unique(launch.build())
+        return self.by_key[launch.key]
+
+    def _unique(self, made: Any) -> Any:
+        kind = str(made.attrs["global_symbol"])
+        function = made.without_attr("global_symbol")
+        code = tvm_ffi.structural_hash(function)
+        for known, name in self.by_code.setdefault(code, []):
+            if tvm_ffi.structural_equal(known, function):
+                return name
+        name = self.builder.add_func(function, kind)
+        self.by_code[code].append((function, name))
+        return name
+
+    def type(self, t: Type) -> Any:
+        if isinstance(t, TensorType):
+            return relax.TensorType([self.dim(d) for d in t.shape], t.dtype.value)
+        return relax.TupleType([self.type(i) for i in t.items])
+
+    def dim(self, dim: Dim) -> Any:
+        return self._expr(dim.expr) if isinstance(dim, Sym) else dim
+
+    def _expr(self, expr: sympy.Expr) -> Any:
+        """A polynomial in the symbol, as TIR."""
+        if expr.is_Symbol:
+            return self.symbols.setdefault(str(expr), tirx.Var(str(expr), "int64"))
+        if expr.is_Integer:
+            return tirx.IntImm("int64", int(expr))
+        if not (expr.is_Add or expr.is_Mul):
+            raise LowerError(f"the dimension {expr} is no sum or product of its symbol and numbers")
+        first, *rest = map(self._expr, expr.args)
+        for term in rest:
+            first = first + term if expr.is_Add else first * term
+        return first
+
+
+def _const(value: Node | torch.Tensor) -> Const | None:
+    if not isinstance(value, Node):
+        return Const(value)
+    return value.op if isinstance(value.op, Const) else None
+
+
+def _name(node: Node) -> str:
+    return "".join(c if c.isalnum() else "_" for c in node.name) or "v"
