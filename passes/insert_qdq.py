@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from qcompiler.context import Context
-from qcompiler.graph import Graph, Level, Node
+from qcompiler.graph import Graph, Level, Node, Note
 from qcompiler.ops import Dequantize, DynamicQuantize, Get, Quantize, const
 from qcompiler.pipeline import Pass, declare
 from qcompiler.types import DType, QParams, Scheme
@@ -25,8 +25,9 @@ def through_codes(node: Node, scheme: Scheme) -> Node:
         return Dequantize()(codes, scale, zero, name=f"{node.name}.dq")
     assert scheme.params is not None
     scale, zero = operands(scheme.params, node.name)
+    known = Note(stats=node.note.stats, origin=node.note.origin)
     codes = Quantize(scheme.dtype, scheme.qmin, scheme.qmax, scheme.axis)(
-        node, scale, zero, name=f"{node.name}.q"
+        node, scale, zero, name=f"{node.name}.q", note=known
     )
     return Dequantize(scheme.axis)(codes, scale, zero, name=f"{node.name}.dq")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -13,7 +15,6 @@ _LAZY = {
     "quantize": "qcompiler.api",
     "build": "qcompiler.api",
     "compile": "qcompiler.api",
-    "targets": "qcompiler.api",
     "load": "qcompiler.runtime",
     "CompiledModel": "qcompiler.runtime",
     "interpret": "qcompiler.interpret",
@@ -37,10 +38,39 @@ _LAZY = {
     "const": "qcompiler.ops",
 }
 
-__all__ = ["__version__", *_LAZY]  # noqa: PLE0604
+__all__ = [
+    "CompiledModel",
+    "Context",
+    "Graph",
+    "Level",
+    "Miss",
+    "Node",
+    "Note",
+    "Pass",
+    "Pipeline",
+    "Recipe",
+    "Sweep",
+    "__version__",
+    "build",
+    "compile",
+    "const",
+    "constants_of",
+    "graph_pass",
+    "interpret",
+    "load",
+    "load_graph",
+    "parse",
+    "quantize",
+    "rewrite",
+    "rewrites",
+    "save_graph",
+    "targets",
+    "trace",
+]
 
 if TYPE_CHECKING:
-    from qcompiler.api import build, compile, quantize, targets
+    from qcompiler import targets
+    from qcompiler.api import build, compile, quantize
     from qcompiler.context import Context
     from qcompiler.frontend import trace
     from qcompiler.graph import Graph, Level, Node, Note
@@ -56,11 +86,24 @@ if TYPE_CHECKING:
     from qcompiler.text import save as save_graph
 
 
+class _Package(ModuleType):
+    """Importing a submodule named as a public function (interpret, parse) must not hide it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _LAZY or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 class MissingTorch(ImportError):
     """Everything but load and run needs PyTorch."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "targets":  # a package that is also called: qc.targets() gives the names
+        return importlib.import_module("qcompiler.targets")
     if name not in _LAZY:
         raise AttributeError(f"module 'qcompiler' has no attribute {name!r}")
     source = {"save_graph": "save", "load_graph": "load"}.get(name, name)
