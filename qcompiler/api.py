@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
-def targets() -> tuple[str, ...]:
-    """Names of the machines to build for; "native" resolves to this one."""
-    from qcompiler import targets as machines
-
-    return tuple(machines.names())
-
-
 def quantize(
     graph: Graph,
     calibration: Iterable[Any] | None = None,

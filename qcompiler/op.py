@@ -107,6 +107,7 @@ class Elementwise(Op):
     """
 
     quant: ClassVar[QuantRule] = Compute()
+    arity: ClassVar[tuple[int, int]] = (2, 2)  # fewest and most operands
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
         raise TypeError(f"{self.kind} defines no law")
@@ -126,6 +127,9 @@ class Elementwise(Op):
         return True
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        low, high = self.arity
+        counted = f"{low} operands" if low == high else f"{low} to {high} operands"
+        self.expects(low <= len(inputs) <= high, counted, *inputs)
         shape = broadcast(self, *(i.shape for i in inputs))
         return TensorType(shape, self.dtype(*inputs), self.params(*inputs))
 
@@ -136,6 +140,8 @@ class Elementwise(Op):
 
 class Unary(Elementwise):
     """A float function of one tensor; on codes it becomes a 256-entry table."""
+
+    arity: ClassVar[tuple[int, int]] = (1, 1)
 
 
 class RowOp(Op):

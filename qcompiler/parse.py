@@ -36,7 +36,7 @@ def parse(text: str, constants: Mapping[str, torch.Tensor] | None = None) -> Gra
     constants: the values of everything written as '#hash' (see text.constants_of).
     Raises ParseError naming the line, what was expected and what was found.
     """
-    reader = _Reader(constants or {})
+    reader = _Reader({} if constants is None else constants)
     for number, line in enumerate(text.splitlines(), 1):
         try:
             reader.line(line.strip())

@@ -123,13 +123,13 @@ class Pipeline:
     passes: tuple[Pass, ...]
 
     def __post_init__(self) -> None:
-        at: Level | None = None
+        at = set(Level)  # where the graph may be
         last: Pass | None = None
         for p in self.passes:
-            if at is not None and last is not None and at not in p.needs:
-                raise PipelineError(f"{_wants(p)}, but {last.name} before it leaves {at.name}")
-            if p.gives is not None or at is None:
-                at = p.gives if p.gives is not None else (p.needs[0] if len(p.needs) == 1 else at)
+            if not at & set(p.needs):
+                left = " or ".join(level.name for level in sorted(at))
+                raise PipelineError(f"{_wants(p)}, but {last.name if last else ''} leaves {left}")
+            at = at & set(p.needs) if p.gives is None else {p.gives}
             last = p
 
     def __call__(

@@ -11,6 +11,7 @@ from qcompiler.graph import EMPTY, Graph, Node
 from qcompiler.types import TensorType
 
 MAX_SWEEPS = 100  # a rule set that still fires after this many sweeps does not terminate
+MAX_GROWTH = 20  # times the nodes of the graph, plus 1000: more than that is no rewrite
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,16 @@ def rewrite(graph: Graph, rules: Sequence[Rule], ctx: Context) -> Graph:
     The root of a rewrite computes the same value, so it keeps the name and note of the node it
     replaces. Raises RewriteError when a rule changes a type or the rules do not terminate.
     """
+    limit = MAX_GROWTH * len(graph.nodes()) + 1000
     for _ in range(MAX_SWEEPS):
         swept = _sweep(graph, rules, ctx)
         if swept is graph:
             return named(graph)
+        if len(swept.nodes()) > limit:
+            break
         graph = swept
     names = ", ".join(rule.__name__ for rule in rules)
-    raise RewriteError(f"rules still fire after {MAX_SWEEPS} sweeps: {names}")
+    raise RewriteError(f"rules still fire after {MAX_SWEEPS} sweeps or {limit} nodes: {names}")
 
 
 def _sweep(graph: Graph, rules: Sequence[Rule], ctx: Context) -> Graph:

@@ -15,7 +15,7 @@ from qcompiler.frontend.naming import Site
 from qcompiler.graph import Node, Note
 from qcompiler.op import Op
 from qcompiler.ops import Cast, Const, Expand, Full, Permute, Reshape, Slice, Sub
-from qcompiler.types import Dim, DType, TensorType
+from qcompiler.types import Dim, DType, Sym, TensorType
 
 Value = Any  # what a call gives: a Node, a tuple of values, a Dim, a Python constant, or Absent
 Handler = Callable[..., Value]
@@ -148,9 +148,7 @@ def folds(shape: Sequence[Dim], values: Sequence[torch.Tensor]) -> bool:
 def _open(op: Op) -> bool:
     """Whether the op has a symbolic attribute, so that it has no value yet."""
     attributes = [v if isinstance(v, tuple) else (v,) for v in vars(op).values()]
-    return any(
-        not isinstance(d, Number | str) and hasattr(d, "expr") for v in attributes for d in v
-    )
+    return any(isinstance(d, Sym) for v in attributes for d in v)
 
 
 def axis_of(axis: int, rank: int) -> int:

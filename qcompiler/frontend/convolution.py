@@ -48,7 +48,7 @@ def convolve(b: Builder, x: Node, w: Node, bias: Node | None, g: Geometry) -> No
     (top, left) = g.padding
     op = Conv2d((sh, sw), (top, left), (dh, dw), g.groups)
     y = b(op, x, w, *([] if bias is None else [bias]))
-    n, o, h, length = y.tensor.shape
+    n, o, _, length = y.tensor.shape
     return b.reshape(y, (n, o, length)) if one else y
 
 

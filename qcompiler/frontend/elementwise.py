@@ -20,13 +20,8 @@ from qcompiler.ops import (
     Compare,
     Cos,
     Div,
-    Elu,
     Erf,
     Exp,
-    Gelu,
-    Hardsigmoid,
-    Hardswish,
-    LeakyRelu,
     Log,
     Maximum,
     Minimum,
@@ -35,17 +30,12 @@ from qcompiler.ops import (
     Not,
     Or,
     Power,
-    Prelu,
     Relation,
     Round,
     Rsqrt,
-    Sigmoid,
-    Silu,
     Sin,
-    Softplus,
     Sqrt,
     Sub,
-    Tanh,
     Where,
 )  # fmt: skip
 from qcompiler.types import DType
@@ -53,7 +43,6 @@ from qcompiler.types import DType
 aten = torch.ops.aten
 Operand = Node | Number
 
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
 INTEGRAL_FROM = 2.0**23  # float32 values from here on are integral
 EXACT_INT = DType.FLOAT64  # holds every integer up to 2^53
 
@@ -100,7 +89,8 @@ def binary(op: Op) -> Handler:
 
 
 def arithmetic(b: Builder, op: Op, x: Operand, y: Operand) -> Node:
-    neutral = {Add: 0, Sub: 0, Mul: 1, Div: 1}.get(type(op))
+    neutrals: dict[type[Op], Number] = {Add: 0, Sub: 0, Mul: 1, Div: 1}
+    neutral = neutrals.get(type(op))
     if isinstance(x, Node) and neutral is not None and _is_number(b, y, neutral):
         exact = not x.tensor.dtype.is_float or neutral == 1
         if exact and x.tensor.dtype is b.out.dtype and x.tensor.shape == b.out.shape:
@@ -250,37 +240,9 @@ def sign(b: Builder, x: Node) -> Node:
     return b(Sub(), b.cast(up, b.out.dtype), b.cast(down, b.out.dtype))
 
 
-def elu(b: Builder, x: Node, alpha: float, scale: float = 1, input_scale: float = 1) -> Value:
-    if input_scale != 1:
-        raise Refusal("elu with an input scale")
-    return times(b, b(Elu(float(alpha)), x), scale)
-
-
-def celu(b: Builder, x: Node, alpha: float = 1.0) -> Value:
-    return times(b, b(Elu(1.0), times(b, x, 1 / alpha)), alpha)
-
-
-def softplus(b: Builder, x: Node, beta: float = 1, threshold: float = 20) -> Value:
-    if threshold != 20:
-        raise Refusal(f"softplus with threshold {threshold}; only 20, the default, is supported")
-    return times(b, b(Softplus(), times(b, x, beta)), 1 / beta)
-
-
-def prelu(b: Builder, x: Node, slope: Node) -> Value:
-    rank = x.tensor.rank
-    if rank > 2 and slope.tensor.shape != (1,):
-        slope = b.reshape(slope, (*slope.tensor.shape, *[1] * (rank - 2)))
-    return b(Prelu(), x, slope)
-
-
 def where(b: Builder, condition: Node, x: Operand, y: Operand) -> Value:
     condition = b.cast(condition, DType.BOOL)
     return b(Where(), condition, b.cast(x, b.out.dtype), b.cast(y, b.out.dtype))
-
-
-def threshold(b: Builder, x: Node, limit: Number, value: Number) -> Value:
-    above = b(Compare(Relation.GT), x, b.const(limit, x.tensor.dtype))
-    return b(Where(), above, x, b.const(value, x.tensor.dtype))
 
 
 def lerp(b: Builder, x: Node, y: Node, weight: Operand) -> Value:
@@ -302,17 +264,6 @@ def is_infinite(b: Builder, x: Node) -> Value:
 def isclose_to_itself(relation: Relation) -> Handler:
     """NaN is the only value that differs from itself."""
     return lambda b, x: b(Compare(relation), x, x)
-
-
-def gelu(b: Builder, x: Node, approximate: str = "none") -> Value:
-    return b(Gelu(tanh=approximate == "tanh"), x)
-
-
-def glu(b: Builder, x: Node, axis: int = -1) -> Value:
-    axis = axis % x.tensor.rank
-    half = b.out.shape[axis]
-    gate = b.slice(x, axis, half, x.tensor.shape[axis])
-    return b(Mul(), b.slice(x, axis, 0, half), b(Sigmoid(), gate))
 
 
 def _tan(b: Builder, x: Node) -> Value:
@@ -375,32 +326,12 @@ ROWS: Mapping[Any, Handler] = {
     aten.cos.default: unary(Cos()),
     aten.tan.default: _tan,
     aten.erf.default: unary(Erf()),
-    aten.tanh.default: unary(Tanh()),
-    aten.sigmoid.default: unary(Sigmoid()),
-    aten.silu.default: same_dtype(Silu()),
-    aten.gelu.default: gelu,
-    aten.hardswish.default: same_dtype(Hardswish()),
-    aten.hardsigmoid.default: same_dtype(Hardsigmoid()),
-    aten.softplus.default: softplus,
-    aten.log_sigmoid.default: lambda b, x: b(Neg(), b(Softplus(), b(Neg(), x))),
-    aten.mish.default: lambda b, x: b(Mul(), x, b(Tanh(), b(Softplus(), x))),
-    aten.elu.default: elu,
-    aten.selu.default: lambda b, x: elu(b, x, SELU_ALPHA, SELU_SCALE),
-    aten.celu.default: celu,
-    aten.leaky_relu.default: lambda b, x, slope: b(LeakyRelu(float(slope)), x),
-    aten.prelu.default: prelu,
-    aten._prelu_kernel.default: lambda b, x, slope: b(Prelu(), x, slope),
-    aten.relu.default: lambda b, x: clamp(b, x, 0),
-    aten.relu6.default: lambda b, x: clamp(b, x, 0, 6),
-    aten.hardtanh.default: clamp,
     aten.clamp.default: clamp,
     aten.clamp.Tensor: clamp,
     aten.clamp_min.default: clamp,
     aten.clamp_min.Tensor: clamp,
     aten.clamp_max.default: lambda b, x, hi: clamp(b, x, None, hi),
     aten.clamp_max.Tensor: lambda b, x, hi: clamp(b, x, None, hi),
-    aten.threshold.default: threshold,
-    aten.glu.default: glu,
     aten.where.self: where,
     aten.where.ScalarOther: where,
     aten.where.ScalarSelf: where,

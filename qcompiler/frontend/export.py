@@ -22,18 +22,12 @@ from qcompiler.frontend.signature import on_result, register_dataclasses
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 AxisNames = list[dict[int, str]]
 
-LOUD = (
-    "torch.export",
-    "torch._export",
-    "torch.fx.experimental",
-    "torch._dynamo",
-    "torch._subclasses",
-)
+LOUD = ("torch.export", "torch._export", "torch.fx", "torch._dynamo", "torch._subclasses")
 """Loggers that print pages about what becomes one line here."""
 
 
 def exported(
-    source: torch.nn.Module | ExportedProgram,
+    source: Any,
     example_inputs: Any,
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
@@ -67,12 +61,9 @@ def arguments(example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Argument
 
 
 def refuse_training(module: torch.nn.Module) -> None:
-    """Containers and traced graphs have no behaviour of their own that training changes."""
+    """Raises TraceError naming the first submodule in training mode."""
     for path, child in module.named_modules():
-        plain = type(child) in (torch.nn.Module, torch.nn.ModuleList, torch.nn.ModuleDict)
-        if child.training and not plain and not isinstance(child, fx.GraphModule):
-            if _without_behaviour(child):
-                continue
+        if child.training and not _without_behaviour(child):
             where = f"its submodule {path!r} ({type(child).__name__})" if path else "it"
             raise TraceError(
                 f"the module {type(module).__name__} cannot be traced: {where} is in training "
@@ -81,8 +72,10 @@ def refuse_training(module: torch.nn.Module) -> None:
 
 
 def _without_behaviour(module: torch.nn.Module) -> bool:
-    """Modules that torch.export itself adds to its result."""
-    return type(module).__module__.startswith(("torch.export", "torch.fx", "torch._export"))
+    """Plain containers, traced graphs, and what torch.export itself adds to its result."""
+    plain = (torch.nn.Module, torch.nn.ModuleList, torch.nn.ModuleDict)
+    made = type(module).__module__.startswith(("torch.export", "torch.fx", "torch._export"))
+    return type(module) in plain or made or isinstance(module, fx.GraphModule)
 
 
 def _names(
@@ -117,7 +110,8 @@ def _export(
 def _functional(program: ExportedProgram, source: torch.nn.Module | None = None) -> ExportedProgram:
     """Functionalised, every op that PyTorch would take apart kept whole."""
     try:
-        return program.run_decompositions({})
+        functional: ExportedProgram = program.run_decompositions({})
+        return functional
     except Exception as error:
         raise explained(error, source) from error
 

@@ -218,18 +218,14 @@ class Importer:
 
     def inlined(self, node: fx.Node) -> Value:
         """The body of a higher-order op that only sets a mode; control flow is refused."""
-        name = str(getattr(node.target, "__name__", node.target))
-        body = next(
-            (a for a in map(self.operand, node.args) if isinstance(a, fx.GraphModule)), None
-        )
-        if name in CONTROL_FLOW or body is None:
+        args = [self.operand(a) for a in node.args]
+        at = next((k for k, a in enumerate(args) if isinstance(a, fx.GraphModule)), None)
+        if at is None or getattr(node.target, "__name__", "") in CONTROL_FLOW:
             raise Refusal("control flow that depends on the data; use torch.where")
-        position = [self.operand(a) for a in node.args].index(body)
-        given = [self.operand(a) for a in node.args[position + 1 :]]
-        inner = list(body.graph.nodes)
-        places = [n for n in inner if n.op == "placeholder"]
-        self.values.update(zip(places, given, strict=True))
-        for child in inner:
+        nodes = list(args[at].graph.nodes)
+        places = [n for n in nodes if n.op == "placeholder"]
+        self.values.update(zip(places, args[at + 1 :], strict=True))
+        for child in nodes:
             if child.op == "output":
                 result = self.operand(child.args[0])
                 return tuple(result) if isinstance(result, list) else result

@@ -126,12 +126,14 @@ def narrow(b: Builder, x: Node, axis: int, start: Dim, length: Dim) -> Value:
 
 def pieces(b: Builder, x: Node, axis: int) -> Value:
     """Slices one after the other, of the sizes PyTorch gives the results."""
-    axis, start, parts = axis_of(axis, x.tensor.rank), 0, []
+    axis = axis_of(axis, x.tensor.rank)
+    start: Dim = 0
+    parts = []
     for part in b.expected:
         assert part is not None
         size = part.shape[axis]
         parts.append(b.slice(x, axis, start, start + size))
-        start = start + size  # type: ignore[assignment]
+        start = start + size
     return tuple(parts)
 
 
@@ -269,8 +271,8 @@ def meshgrid(b: Builder, tensors: Sequence[Node], indexing: str = "ij") -> Value
         raise Refusal("meshgrid with indexing='xy'; use 'ij' and a transpose")
     grids = []
     for k, x in enumerate(tensors):
-        shape = [1] * len(tensors)
-        shape[k] = x.tensor.shape[0] if x.tensor.rank else 1  # type: ignore[call-overload]
+        shape: list[Dim] = [1] * len(tensors)
+        shape[k] = x.tensor.shape[0] if x.tensor.rank else 1
         grids.append(b.expand(b.reshape(x, shape), b.out.shape))
     return tuple(grids)
 

@@ -72,7 +72,7 @@ def module_of(node: fx.Node) -> tuple[str, bool]:
 
 def _call_key(node: fx.Node) -> str:
     """One call of one module; the second call of the same module has another key."""
-    return next(reversed(list(node.meta.get("nn_module_stack") or {"": 0})))
+    return str(next(reversed(list(node.meta.get("nn_module_stack") or {"": 0}))))
 
 
 def _counts(node: fx.Node) -> bool:

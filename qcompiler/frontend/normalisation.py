@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from qcompiler.frontend.builder import Builder, Handler, Value, static
-from qcompiler.frontend.dims import product
 from qcompiler.frontend.errors import Absent, Refusal
 from qcompiler.graph import Node
 from qcompiler.ops import Add, BatchNorm, LayerNorm, Mul, RmsNorm
@@ -108,8 +107,8 @@ def instance_norm(
 ) -> Value:  # fmt: skip
     if not by_input and mean is not None and var is not None:
         return batch_norm(b, x, w, bias, mean, var, eps)
-    channels = product(x.tensor.shape[1:2])
-    return group_norm(b, x, *static((channels,), "instance norm"), w, bias, eps)
+    (channels,) = static(x.tensor.shape[1:2], "instance norm over channels")
+    return group_norm(b, x, channels, w, bias, eps)
 
 
 def dropout(b: Builder, x: Node, _: float, training: bool | None = None) -> Value:

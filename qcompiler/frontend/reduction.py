@@ -10,7 +10,7 @@ import torch
 
 from qcompiler.frontend.builder import Builder, Handler, Number, Value, axis_of, static
 from qcompiler.frontend.dims import product
-from qcompiler.frontend.elementwise import times
+from qcompiler.frontend.elementwise import promoted, times
 from qcompiler.frontend.errors import Refusal
 from qcompiler.graph import Node
 from qcompiler.ops import (
@@ -18,6 +18,7 @@ from qcompiler.ops import (
     Add,
     AvgPool2d,
     Compare,
+    Concat,
     Cumsum,
     Exp,
     Log,
@@ -228,11 +229,15 @@ def cumsum(b: Builder, x: Node, axis: int, *_: Any) -> Value:
     return b(Cumsum(axis_of(axis, x.tensor.rank)), x) if x.tensor.rank else x
 
 
-def diff(b: Builder, x: Node, times_: int = 1, axis: int = -1, *rest: Any) -> Value:
-    if any(r is not None for r in rest):
-        raise Refusal("diff with prepend or append; concatenate first")
+def diff(
+    b: Builder, x: Node, count: int = 1, axis: int = -1, before: Node | None = None,
+    after: Node | None = None,
+) -> Value:  # fmt: skip
+    """The step from each element to the next, `count` times; of bools: whether they differ."""
     axis = axis_of(axis, x.tensor.rank)
-    for _ in range(times_):
+    parts = [p for p in (before, x, after) if p is not None]
+    x = x if len(parts) == 1 else b(Concat(axis), *promoted(b, *parts))
+    for _ in range(count):
         size = x.tensor.shape[axis]
         later, earlier = b.slice(x, axis, 1, size), b.slice(x, axis, 0, size - 1)
         logic = x.tensor.dtype is DType.BOOL

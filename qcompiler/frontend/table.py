@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from qcompiler.frontend import (
+    activations,
     convolution,
     creation,
     elementwise,
@@ -25,8 +26,8 @@ from qcompiler.frontend.builder import Handler
 aten = torch.ops.aten
 
 FAMILIES = (
-    elementwise, movement, indexing, creation, reduction, products, convolution, pooling,
-    normalisation, recurrent,
+    elementwise, activations, movement, indexing, creation, reduction, products, convolution,
+    pooling, normalisation, recurrent,
 )  # fmt: skip
 
 TABLE: Mapping[Any, Handler] = MappingProxyType(

@@ -56,7 +56,8 @@ def decompositions(unknown: Iterable[Any]) -> dict[Any, Any]:
 def decomposed(program: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
     try:
         with quiet():
-            return program.run_decompositions(table)
+            result: ExportedProgram = program.run_decompositions(table)
+            return result
     except Exception as error:
         names = ", ".join(sorted(map(str, table)))
         raise TraceError(f"the ops {names} are unknown, and PyTorch fails to take them apart: "

@@ -1,8 +1,9 @@
 """Trees: how a module nests its arguments and results, as text, read back without torch.
 
-A tree is JSON: `{"tensor": k}` is input (or output) number k of the graph, `{"value": v}` a Python
-constant, `{"tuple": [...]}`, `{"list": [...]}` and `{"dict": [[key, tree], ...]}` the containers, and
-`{"class": "package.module:Name", "fields": [[name, tree], ...]}` a dataclass, namedtuple or similar.
+A tree is JSON: `{"tensor": k}` is input (or output) number k of the graph, `{"value": v}` a
+Python constant, `{"tuple": [...]}`, `{"list": [...]}` and `{"dict": [[key, tree], ...]}` the
+containers, and `{"class": "package.module:Name", "fields": [[name, tree], ...]}` a dataclass,
+namedtuple or similar.
 The tree of arguments is always a tuple of the positional ones' tuple and the keyword ones' dict.
 """
 

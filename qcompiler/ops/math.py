@@ -80,6 +80,8 @@ class Minimum(Elementwise):
 class Where(Elementwise):
     """`a where condition else b`."""
 
+    arity: ClassVar[tuple[int, int]] = (3, 3)
+
     quant: ClassVar[QuantRule] = Float("a selection by a mask is kept in float")
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
@@ -149,6 +151,8 @@ class Or(_Logical):
 class Not(_Logical):
     """not a."""
 
+    arity: ClassVar[tuple[int, int]] = (1, 1)
+
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
         return n.logical_not(*xs)
 
@@ -156,6 +160,8 @@ class Not(_Logical):
 @dataclass(frozen=True)
 class Cast(Elementwise):
     """The values in another dtype; float to integer truncates toward zero."""
+
+    arity: ClassVar[tuple[int, int]] = (1, 1)
 
     quant: ClassVar[QuantRule] = Float("a cast is no arithmetic")
     to: DType
@@ -171,6 +177,8 @@ class Cast(Elementwise):
 class Clamp(Elementwise):
     """`x` limited to [lo, hi]; NaN becomes lo. relu is [0, inf], relu6 [0, 6]."""
 
+    arity: ClassVar[tuple[int, int]] = (1, 1)
+
     lo: float = -math.inf
     hi: float = math.inf
 
@@ -185,6 +193,8 @@ class Clamp(Elementwise):
 @dataclass(frozen=True)
 class LeakyRelu(Elementwise):
     """x where x >= 0, else slope * x."""
+
+    arity: ClassVar[tuple[int, int]] = (1, 1)
 
     slope: float
 

@@ -51,6 +51,8 @@ class Quantize(Elementwise):
     (Bengio et al. 2013), so the same graph trains.
     """
 
+    arity: ClassVar[tuple[int, int]] = (3, 3)
+
     to: DType
     qmin: int
     qmax: int
@@ -86,6 +88,8 @@ class Quantize(Elementwise):
 class Dequantize(Elementwise):
     """`float32(q - zp) * scale`, rounded once; operands q, scale, zero point."""
 
+    arity: ClassVar[tuple[int, int]] = (3, 3)
+
     axis: int | None = None
 
     def infer(self, *inputs: TensorType) -> TensorType:
@@ -110,6 +114,8 @@ class Requantize(Elementwise):
     Operands acc int32 and m float32, which broadcasts. With a third operand the second
     multiplies where acc >= 0 and the third elsewhere (PReLU, leaky ReLU).
     """
+
+    arity: ClassVar[tuple[int, int]] = (2, 3)
 
     to: DType
     out: QParams
@@ -309,6 +315,8 @@ class DynamicQuantize(RowOp):
 @dataclass(frozen=True)
 class Rescale(Elementwise):
     """`float32(acc) * (sx * sw)`: accumulators of dynamically quantized rows to float."""
+
+    arity: ClassVar[tuple[int, int]] = (3, 3)
 
     def dtype(self, *inputs: TensorType) -> DType:
         self.expects(inputs[0].dtype is DType.INT32, "an int32 accumulator", inputs[0])

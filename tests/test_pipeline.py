@@ -1,0 +1,133 @@
+"""Pipelines: orders checked when built, results verified, observers, reproducers."""
+
+import io
+import itertools
+from dataclasses import dataclass, replace
+
+import pytest
+from nets import cnn, context, encoder, value
+
+from qcompiler import passes
+from qcompiler.context import Context
+from qcompiler.graph import Graph, Level
+from qcompiler.observers import Checker, CheckError, Dumper, Printer, Reproducer, Timer
+from qcompiler.ops import Abs, Clamp, Neg
+from qcompiler.passes.decompose import decompose
+from qcompiler.pipeline import Pass, Pipeline, PipelineError, declare, graph_pass, rewrites
+from qcompiler.rewrite import named
+from qcompiler.types import DType, TensorType
+from qcompiler.verify import VerifyError
+
+
+def small() -> Graph:
+    x = value(3)
+    return named(Graph((x,), (Abs()(Neg()(x)),)))
+
+
+@graph_pass("wrong-type", Level.FLOAT)
+def wrong_type(graph, ctx):
+    """A pass that forgets to infer."""
+    (out,) = graph.outputs
+    return replace(graph, outputs=(replace(out, type=TensorType((7,), DType.FLOAT32)),))
+
+
+@graph_pass("wrong-numbers", Level.FLOAT, exact=True)
+def wrong_numbers(graph, ctx):
+    """A pass that says exact and is not."""
+    (out,) = graph.outputs
+    return replace(graph, outputs=(Clamp(lo=0.0, hi=1e-3)(out.inputs[0], name=out.name),))
+
+
+def test_wrong_order_names_both_passes():
+    with pytest.raises(
+        PipelineError, match=r"integerize needs QDQ, but fold leaves FLOAT"
+    ):
+        Pipeline((decompose, passes.simplify, passes.fold, passes.integerize))
+
+
+def test_neighbours_with_levels_do_not_commute():
+    leveled = [p for p in passes.QUANTIZE if p.gives is not None]
+    for a, b in itertools.pairwise(leveled):
+        with pytest.raises(PipelineError):
+            Pipeline((b, a))
+
+
+def test_wrong_level_of_the_graph():
+    with pytest.raises(PipelineError, match="calibrate needs FLOAT, but the graph is at PLANNED"):
+        Pipeline((passes.ALL[3],))(replace(small(), level=Level.PLANNED))
+
+
+def test_result_is_verified_and_the_pass_named():
+    with pytest.raises(VerifyError, match=r"after wrong-type: .*float32\[7\]"):
+        Pipeline((wrong_type,))(small())
+
+
+def test_check_finds_wrong_numbers():
+    graph = small()
+    ctx = Context(sample=(__import__("torch").randn(3),))
+    with pytest.raises(CheckError, match="after wrong-numbers: %abs"):
+        Pipeline((wrong_numbers,))(graph, ctx, (Checker(),))
+
+
+@pytest.mark.parametrize("make", [cnn, encoder])
+@pytest.mark.parametrize("recipe", ["float32", "int8", "int8-dynamic"])
+def test_exact_passes_are_exact(make, recipe):
+    graph = make()
+    Pipeline((*passes.QUANTIZE, *passes.BUILD))(graph, context(graph, recipe), (Checker(),))
+
+
+def test_options_are_fields():
+    @declare("numbered", Level.FLOAT)
+    @dataclass(frozen=True)
+    class Numbered(Pass):
+        """A pass with an option."""
+
+        count: int = 3
+
+        def run(self, graph, ctx):
+            return graph
+
+    assert str(Numbered()) == "numbered"
+    assert str(Numbered(count=4)) == "numbered{count=4}"
+
+
+def test_bisect_runs_the_first_optional_passes():
+    graph = cnn()
+    pipeline = passes.quantize
+    ran = list(pipeline.stages(graph, context(graph), bisect=2))
+    leveled = [p for p in pipeline.passes if not p.optional]
+    assert len(ran) == len(leveled) + 2
+    assert ran[-1].level is Level.INTEGER
+
+
+def test_printer_and_timer():
+    out = io.StringIO()
+    observers = (Timer(2, out), Printer("changed", out))
+
+    def abs_of_neg(node, sweep):
+        """|-x| => |x|."""
+        hit = isinstance(node.op, Abs) and isinstance(node.inputs[0].op, Neg)
+        return Abs()(node.inputs[0].inputs[0]) if hit else None
+
+    Pipeline((rewrites("tidy", (abs_of_neg,)),))(small(), Context(), observers)
+    text = out.getvalue()
+    assert "|-x| => |x|." in text and "3 -> 2 nodes" in text and "-  %neg = neg(%x)" in text
+
+
+def test_dumps_are_numbered(tmp_path):
+    from qcompiler.text import load
+
+    graph = cnn()
+    Pipeline(passes.NORMALIZE)(graph, Context(), (Dumper(tmp_path),))
+    names = sorted(f.name for f in tmp_path.glob("*.qir"))
+    assert names == [
+        "00_input.qir", "01_decompose.qir", "02_simplify.qir", "03_fold.qir", "04_simplify.qir",
+    ]  # fmt: skip
+    assert str(load(tmp_path / "00_input.qir", tmp_path / "constants")) == str(graph)
+
+
+def test_reproducer_leaves_a_command(tmp_path):
+    with pytest.raises(VerifyError):
+        Pipeline((wrong_type,))(small(), Context(), (Reproducer(tmp_path),))
+    assert (tmp_path / "g.qir").exists()
+    assert 'qcompiler opt g.qir -p "wrong-type"' in (tmp_path / "README").read_text()
