@@ -1,0 +1,137 @@
+"""A bundle from what the compiler made, and the graph's constants back from a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler.runtime.bundle import (
+    CONSTANTS,
+    GRAPH,
+    LIBRARY,
+    REPORT,
+    Bundle,
+    address,
+    aligned,
+    numpy_dtype,
+)  # fmt: skip
+from qcompiler.runtime.manifest import ALIGNMENT, Entry, Manifest, Spec, Stored
+
+if TYPE_CHECKING:
+    import torch
+
+    from qcompiler.graph import Graph, Node
+
+
+def bundle_of(
+    library: Any, fused: Graph, integer: Graph, source: Graph | None, calibration: str | None
+) -> Bundle:
+    """See CompiledModel.of. Weights are not copied where they lie aligned."""
+    from safetensors.torch import save
+
+    from qcompiler.report import describe
+    from qcompiler.text import constants_of
+
+    initial = [(n.op.digest, n.op.eval()) for n in fused.initial]  # type: ignore[attr-defined]
+    stored = {digest: tensor for digest, tensor in (*library.weights, *initial)}
+    rest = {k: v for k, v in constants_of(fused).items() if k not in stored}
+    hashes = {
+        "model": text_hash(source) if source else None,
+        "calibration": calibration,
+        "graph": text_hash(integer),
+    }
+    manifest = Manifest(
+        target=library.target,
+        features=tuple(library.features),
+        recipe=fused.recipe,
+        entries={"main": _entry(fused, [d for d, _ in library.weights], [d for d, _ in initial])},
+        tensors={digest: _described(tensor) for digest, tensor in stored.items()},
+        hashes=hashes,
+        versions=_versions(),
+    )
+    members = {
+        GRAPH: str(fused).encode(),
+        REPORT: describe(integer, source, library.target).to_json().encode(),
+        CONSTANTS: save({k: v.clone() for k, v in rest.items()}),
+        LIBRARY: library.code,
+    }
+    return Bundle(manifest, members, {k: _bytes(v) for k, v in stored.items()})
+
+
+def text_hash(graph: Graph) -> str:
+    """SHA-256 of the graph's text, which has its constants by hash."""
+    return hashlib.sha256(str(graph).encode()).hexdigest()
+
+
+def constants(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """What the graph's text names by hash: the weights, in place, and the rest."""
+    import torch
+    from safetensors.torch import load
+
+    found: dict[str, torch.Tensor] = dict(load(bytes(bundle.members[CONSTANTS])))
+    for digest, stored in bundle.manifest.tensors.items():
+        flat = torch.from_numpy(bundle.tensors[digest])
+        dtype: torch.dtype = getattr(torch, stored.dtype)
+        found[digest] = flat.view(dtype).reshape(stored.shape)
+    return found
+
+
+def _entry(graph: Graph, weights: list[str], initial: list[str]) -> Entry:
+    return Entry(
+        inputs=_specs(graph.inputs),
+        outputs=_specs(graph.outputs),
+        state=_specs(before for before, _ in graph.state),
+        initial=tuple(initial),
+        weights=tuple(weights),
+        symbols=_symbols(graph),
+        trees=graph.trees,
+    )
+
+
+def _specs(nodes: Iterable[Node]) -> tuple[Spec, ...]:
+    return tuple(Spec(n.name, n.tensor.dtype.value, _shape(n)) for n in nodes)
+
+
+def _shape(node: Node) -> tuple[int | str, ...]:
+    return tuple(d if isinstance(d, int) else repr(d) for d in node.tensor.shape)
+
+
+def _symbols(graph: Graph) -> dict[str, tuple[int, int | None]]:
+    dims = [d for n in graph.parameters for d in n.tensor.shape if not isinstance(d, int)]
+    return {repr(d): (d.min, d.max) for d in dims if d.expr.is_Symbol}
+
+
+def _described(tensor: torch.Tensor) -> Stored:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    numpy_dtype(dtype)
+    return Stored(dtype, tuple(tensor.shape), 0, tensor.nbytes)
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    """The tensor's bytes, in place where they are contiguous and aligned."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if address(flat) % ALIGNMENT == 0:
+        return flat
+    copy = aligned(flat.nbytes)
+    np.copyto(copy, flat)
+    return copy
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    def of(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    from qcompiler import __version__
+
+    names = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi", "torch": "torch"}
+    return {"qcompiler": __version__, **{k: of(v) for k, v in names.items()}}

@@ -1,0 +1,155 @@
+"""A program with all that belongs to it, in memory or mapped from an artifact file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler import machine
+from qcompiler.runtime.archive import MANIFEST, Archive, sha256, write
+from qcompiler.runtime.errors import ArtifactError, MachineError
+from qcompiler.runtime.manifest import ALIGNMENT, Manifest, Member, Stored, from_json
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+
+LIBRARY = "model.so"
+WEIGHTS = "weights.bin"
+GRAPH = "graph.qir"
+CONSTANTS = "constants.safetensors"
+REPORT = "report.json"
+MEMBERS = (GRAPH, REPORT, CONSTANTS, LIBRARY, WEIGHTS)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """members: contents by name, all but the weights. tensors: the weights' bytes by digest.
+    files: what they are mapped from, kept open."""
+
+    manifest: Manifest
+    members: Mapping[str, Any]
+    tensors: Mapping[str, Bytes]
+    source: Path | None = None
+    files: tuple[Any, ...] = field(default=(), repr=False)
+
+    def text(self, name: str) -> str:
+        return bytes(self.members[name]).decode()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each part."""
+        weights = sum(t.nbytes for t in self.tensors.values())
+        return {**{k: len(v) for k, v in self.members.items()}, WEIGHTS: weights}
+
+    def require_machine(self, features: frozenset[str] | None = None) -> None:
+        """Raises MachineError unless this machine has every CPU feature the code needs."""
+        here = machine.features() if features is None else features
+        lacking = [f for f in self.manifest.features if f not in here]
+        if lacking:
+            what = f"{self.source}: built" if self.source else "the model was built"
+            raise MachineError(
+                f"{what} for {self.manifest.target}, which this machine cannot run: its CPU lacks "
+                f"{', '.join(lacking)}; build for a target that `qcompiler targets` says it runs"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the artifact, atomically. Raises OSError naming the path."""
+        stored, chunks = _laid_out(self.manifest, self.tensors)
+        contents: dict[str, Sequence[Any]] = {
+            name: chunks if name == WEIGHTS else [self.members[name]] for name in MEMBERS
+        }
+        members = {
+            name: Member(sum(len(memoryview(c)) for c in content), sha256(content))
+            for name, content in contents.items()
+        }
+        manifest = replace(self.manifest, tensors=stored, members=members)
+        write(path, manifest.to_json(), contents)
+
+
+def read(path: Path | str, to_run: bool = True) -> Bundle:
+    """An artifact file, checked: version, CPU features (to run it), hashes, weights' places.
+
+    Nothing of it is executed. Raises ArtifactError, or OSError when the file cannot be read.
+    """
+    archive = Archive.open(path)
+    try:
+        manifest = from_json(bytes(archive.member(MANIFEST)))
+    except ArtifactError as e:
+        message = str(e)
+        raise ArtifactError(message if str(path) in message else f"{path}: {message}") from None
+    bundle = Bundle(manifest, {}, {}, Path(path))
+    if to_run:
+        bundle.require_machine()
+    if set(manifest.members) != set(MEMBERS):
+        raise ArtifactError(f"{path}: expected the members {', '.join(MEMBERS)}")
+    archive.check(manifest.members)
+    weights = np.frombuffer(archive.member(WEIGHTS), dtype=np.uint8)
+    tensors = {k: _slice(weights, k, t, path) for k, t in manifest.tensors.items()}
+    _all_stored(manifest, path)
+    members = {name: archive.member(name) for name in MEMBERS if name != WEIGHTS}
+    return replace(bundle, members=members, tensors=tensors, files=(archive.data,))
+
+
+def _slice(weights: Bytes, digest: str, stored: Stored, path: Path | str) -> Bytes:
+    size = math.prod(stored.shape) * numpy_dtype(stored.dtype).itemsize
+    end = stored.offset + stored.size
+    if size != stored.size or stored.offset % ALIGNMENT or end > len(weights):
+        raise ArtifactError(f"{path}: weight {digest} has no valid place in {WEIGHTS}")
+    return weights[stored.offset : end]
+
+
+def _all_stored(manifest: Manifest, path: Path | str) -> None:
+    for entry in manifest.entries.values():
+        missing = [d for d in (*entry.weights, *entry.initial) if d not in manifest.tensors]
+        if missing:
+            raise ArtifactError(f"{path}: weight {missing[0]} is not in {WEIGHTS}")
+
+
+def _laid_out(
+    manifest: Manifest, tensors: Mapping[str, Bytes]
+) -> tuple[dict[str, Stored], list[Any]]:
+    """The tensors one after the other, aligned, and where each then lies."""
+    table: dict[str, Stored] = {}
+    chunks: list[Any] = []
+    at = 0
+    for digest, data in tensors.items():
+        gap = -at % ALIGNMENT
+        chunks += [bytes(gap), data]
+        table[digest] = replace(manifest.tensors[digest], offset=at + gap)
+        at += gap + data.nbytes
+    return table, chunks
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Raises ArtifactError for a name that is no dtype of ours."""
+    if name == "bfloat16":
+        import ml_dtypes  # apache-tvm depends on it
+
+        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return found
+    try:
+        found = np.dtype(name)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind not in "fiub":
+        raise ArtifactError(f"unknown dtype {name!r}")
+    return found
+
+
+def aligned(size: int) -> Bytes:
+    """Fresh bytes from an address that is a multiple of ALIGNMENT."""
+    whole = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    start = -address(whole) % ALIGNMENT
+    return whole[start : start + size]
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    found: int = array.__array_interface__["data"][0]
+    return found

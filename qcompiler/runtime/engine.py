@@ -1,0 +1,229 @@
+"""A loaded library: one TVM virtual machine per running call, over the same code and weights.
+
+TVM's virtual machine keeps its call stack in itself, so two calls at once corrupt it. Machines
+are cheap (20 microseconds, a few KB; weights are arguments), so each running call takes one
+from a pool: four threads then share the CPU, where a lock would make three of them wait.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qcompiler.runtime.bundle import LIBRARY, Bundle, address, aligned, numpy_dtype
+from qcompiler.runtime.errors import ArtifactError
+from qcompiler.runtime.manifest import ALIGNMENT
+from qcompiler.runtime.tvm_runtime import THREADS, import_tvm
+
+Tap = Callable[[str, Sequence[Any]], None]
+"""Called after each kernel with its name and its tensors: operands, then results."""
+
+
+class RunError(RuntimeError):
+    """The compiled program refused its inputs or failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """The library of a bundle, opened, with its weights as TVM tensors."""
+
+    module: Any
+    weights: tuple[Any, ...]
+    fixed: Ranges
+    idle: list[Slot] = field(default_factory=list)
+
+    @staticmethod
+    def of(bundle: Bundle) -> Engine:
+        """Opens the library. Raises MachineError, or ArtifactError when it cannot be opened."""
+        bundle.require_machine()
+        import_tvm()
+        entry, stored = bundle.manifest.main, bundle.manifest.tensors
+        weights = {d: bundle.tensors[d] for d in dict.fromkeys(entry.weights)}
+        tensors = {d: view(w, stored[d].shape, stored[d].dtype) for d, w in weights.items()}
+        module = opened(bundle.members[LIBRARY], bundle.source)
+        spans = [(address(w), w.nbytes) for w in weights.values()]
+        return Engine(module, tuple(tensors[d] for d in entry.weights), Ranges(spans))
+
+    def run(
+        self, inputs: Sequence[Any], state: Sequence[Any], make: Makes, threads: int,
+        tap: Tap | None = None,
+    ) -> tuple[list[Any], list[Any]]:  # fmt: skip
+        """Outputs, made by `make`, and the new state, as TVM tensors.
+
+        inputs: numpy arrays or torch tensors of the declared types. state: TVM tensors.
+        """
+        try:
+            slot = self.idle.pop() if tap is None else Slot.of(self.module, tap)
+        except IndexError:
+            slot = Slot.of(self.module)
+        results = THREADS.run(threads, lambda: slot.run(inputs, state, self, make))
+        # A machine on which a call failed is dropped: its stack may be in any condition.
+        if tap is None:
+            self.idle.append(slot)
+        return results
+
+
+Makes = Callable[[Any, bool], Any]
+"""(TVM tensor, whether something else lives in its memory) -> what the caller gets."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One virtual machine, and aligned memory for the inputs of the call it runs."""
+
+    machine: Any
+    main: Callable[..., Any]
+    buffers: dict[int, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(module: Any, tap: Tap | None = None) -> Slot:
+        tvm = import_tvm()
+        machine = tvm.runtime.vm.VirtualMachine(module, tvm.cpu())
+        if tap is not None:
+            machine.set_instrument(_instrument(tap))
+        return Slot(machine, machine["main"])
+
+    def run(
+        self, inputs: Sequence[Any], state: Sequence[Any], engine: Engine, make: Makes
+    ) -> tuple[list[Any], list[Any]]:
+        given = [self.input(k, v) for k, v in enumerate(inputs)]
+        try:
+            results = list(self.main(*(t for t, _ in given), *state, *engine.weights))
+        except Exception as e:
+            raise translated(e) from None
+        count = len(results) - len(state)
+        after = results[count:]
+        theirs = Ranges(span for _, span in given)
+        ours = Ranges(span_of(s) for s in (*state, *after)) if state else Ranges(())
+
+        def shared(tensor: Any) -> bool:
+            at = span_of(tensor)[0]
+            return at in theirs or at in ours or at in engine.fixed
+
+        def kept(tensor: Any) -> Any:
+            return copy_of(tensor) if span_of(tensor)[0] in theirs else tensor
+
+        return [make(r, shared(r)) for r in results[:count]], [kept(s) for s in after]
+
+    def input(self, k: int, value: Any) -> tuple[Any, tuple[int, int]]:
+        """A TVM tensor of the value, and where it lies: in place, or copied if not aligned."""
+        if not isinstance(value, np.ndarray):
+            value = _torch(value)
+        elif not _usable(value):
+            value = self.copied(k, value)
+        if isinstance(value, np.ndarray):
+            at = address(value)
+            return view(value, value.shape, str(value.dtype)), (at, value.nbytes)
+        from tvm.runtime import from_dlpack
+
+        return from_dlpack(value), (value.data_ptr(), value.nbytes)
+
+    def copied(self, k: int, value: Any) -> Any:
+        buffer = self.buffers.get(k)
+        if buffer is None or (buffer.shape, buffer.dtype) != (value.shape, value.dtype):
+            buffer = aligned(value.nbytes).view(value.dtype).reshape(value.shape)
+            self.buffers[k] = buffer
+        np.copyto(buffer, value)
+        return buffer
+
+
+def _usable(value: Any) -> bool:
+    flags = value.flags
+    return bool(flags.c_contiguous and flags.writeable and address(value) % ALIGNMENT == 0)
+
+
+def _torch(value: Any) -> Any:
+    """The tensor itself, or a copy that lies as TVM needs it; torch aligns what it allocates."""
+    found = value.detach().contiguous()
+    return found if found.data_ptr() % ALIGNMENT == 0 else found.clone()
+
+
+def view(data: Any, shape: Sequence[int], dtype: str) -> Any:
+    """A TVM tensor over the bytes of an aligned numpy array."""
+    import tvm_ffi
+
+    if dtype == "bfloat16":  # numpy's exchange protocol has no such type
+        from tvm.runtime import _ffi_api
+
+        flat = tvm_ffi.from_dlpack(data.reshape(-1).view(np.uint8))
+        return _ffi_api.TVMTensorCreateView(
+            flat, tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), 0
+        )
+    typed = data if data.dtype == numpy_dtype(dtype) else data.view(numpy_dtype(dtype))
+    return tvm_ffi.from_dlpack(typed.reshape(tuple(shape)))
+
+
+def to_numpy(tensor: Any) -> Any:
+    """A numpy array over a TVM tensor's memory (bfloat16: a copy)."""
+    return tensor.numpy() if tensor.dtype == "bfloat16" else np.from_dlpack(tensor)
+
+
+def copy_of(tensor: Any) -> Any:
+    array = to_numpy(tensor)
+    copy = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return view(copy, copy.shape, str(copy.dtype))
+
+
+def span_of(tensor: Any) -> tuple[int, int]:
+    array = to_numpy(tensor)
+    return address(array), array.nbytes
+
+
+class Ranges:
+    """Spans of memory, (address, bytes), that can be asked whether an address is in one."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self.spans = sorted(spans)
+
+    def __contains__(self, at: int) -> bool:
+        k = bisect.bisect_right(self.spans, (at, 1 << 62)) - 1
+        return k >= 0 and at < self.spans[k][0] + max(self.spans[k][1], 1)
+
+
+def opened(code: Any, source: Path | None) -> Any:
+    """The library as a TVM module; its file is gone before this returns.
+
+    It is unpacked into a folder only this user can read. Linux keeps what is mapped alive without
+    a name, so nothing is left to clean up later, however the process ends.
+    """
+    tvm = import_tvm()
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        path = os.path.join(folder, LIBRARY)
+        with open(path, "xb") as file:
+            file.write(code)
+        try:
+            return tvm.runtime.load_module(path)
+        except Exception as e:
+            reason = str(e).splitlines()[0]
+            what = f"{source}: its" if source else "the"
+            raise ArtifactError(
+                f"{what} library cannot be opened: {reason} (it is unpacked to "
+                f"{tempfile.gettempdir()}; set TMPDIR if programs may not run from there)"
+            ) from None
+
+
+def _instrument(tap: Tap) -> Callable[..., int]:
+    from tvm.runtime import Tensor
+
+    def see(function: Any, name: str, before: bool, result: Any, *args: Any) -> int:
+        if not before and not name.startswith("vm."):
+            tap(name, [a for a in args if isinstance(a, Tensor)])
+        return 0
+
+    return see
+
+
+def translated(error: Exception) -> Exception:
+    """TVM's error as one line; a check of indices in the program is an IndexError."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    kinds: Mapping[str, type[Exception]] = {"IndexError": IndexError, "ValueError": ValueError}
+    return kinds.get(type(error).__name__, RunError)(text)

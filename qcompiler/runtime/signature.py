@@ -1,0 +1,108 @@
+"""Values given to a call, held to the entry's declaration; numpy only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from qcompiler.errors import InputError
+from qcompiler.runtime.manifest import Entry, Size, Spec
+
+
+def check(entry: Entry, values: Sequence[Any]) -> None:
+    """values: numpy arrays or torch tensors. Raises InputError: input, expected, got."""
+    if len(values) != len(entry.inputs):
+        takes = ", ".join(f"%{s.name}: {s!r}" for s in entry.inputs) or "none"
+        raise InputError(f"expected {len(entry.inputs)} inputs ({takes}), got {len(values)}")
+    symbols: dict[str, int] = {}
+    for spec, value in zip(entry.inputs, values, strict=True):
+        _is_array(spec, value)
+        _fixed(spec, value)
+        for dim, size in zip(spec.shape, value.shape, strict=True):
+            if isinstance(dim, str) and dim.isidentifier():
+                _bound(entry, spec, dim, size, symbols)
+    for spec, value in zip(entry.inputs, values, strict=True):
+        for axis, (dim, size) in enumerate(zip(spec.shape, value.shape, strict=True)):
+            wanted = evaluate(dim, symbols)
+            if wanted not in (None, size):
+                where = f"axis {axis} to have {dim} = {wanted}"
+                raise InputError(f"input %{spec.name}: expected {where}, got {size}")
+
+
+def _is_array(spec: Spec, value: Any) -> None:
+    if not hasattr(value, "__dlpack__") or not hasattr(value, "shape"):
+        got = type(value).__name__
+        raise InputError(
+            f"input %{spec.name}: expected {spec!r} as a torch tensor or numpy array, got {got}"
+        )
+    device = str(getattr(value, "device", "cpu"))
+    if device != "cpu":
+        raise InputError(f"input %{spec.name}: expected a tensor on the CPU, got {device}")
+
+
+def _fixed(spec: Spec, value: Any) -> None:
+    shape = tuple(value.shape)
+    dtype = str(value.dtype).removeprefix("torch.")
+    fits = len(shape) == len(spec.shape) and all(
+        isinstance(d, str) or d == s for d, s in zip(spec.shape, shape, strict=True)
+    )
+    if not fits or dtype != spec.dtype:
+        got = f"{dtype}[{','.join(map(str, shape))}]"
+        raise InputError(f"input %{spec.name}: expected {spec!r}, got {got}")
+
+
+def _bound(entry: Entry, spec: Spec, name: str, size: int, symbols: dict[str, int]) -> None:
+    known = symbols.setdefault(name, size)
+    if known != size:
+        raise InputError(f"input %{spec.name}: {name} is {known} and {size} at once")
+    low, high = entry.symbols.get(name, (0, None))
+    if size < low or (high is not None and size > high):
+        limits = f"{low}..{'' if high is None else high}"
+        raise InputError(f"input %{spec.name}: expected {name} in {limits}, got {size}")
+
+
+def evaluate(dim: Size, symbols: Mapping[str, int]) -> int | None:
+    """A dimension's value; None where it depends on a symbol that is not known, or is no sum,
+    product, power or quotient (the program then checks it itself)."""
+    if isinstance(dim, int):
+        return dim
+    try:
+        return _value(_parsed(dim), symbols)
+    except (KeyError, ZeroDivisionError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError):
+        raise KeyError(text) from None
+
+
+OPERATIONS: Mapping[type[ast.operator], Any] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a // b,  # sympy writes a // b as floor(a/b)
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Pow: lambda a, b: a**b,
+}
+
+
+def _value(node: ast.expr, symbols: Mapping[str, int]) -> int:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.Name):
+        return symbols[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand, symbols)
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+        left, right = _value(node.left, symbols), _value(node.right, symbols)
+        result: int = OPERATIONS[type(node.op)](left, right)
+        return result
+    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
+        return _value(node.args[0], symbols)  # floor(...)
+    raise KeyError(ast.dump(node))
