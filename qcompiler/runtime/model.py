@@ -19,6 +19,7 @@ from qcompiler.runtime.signature import check
 if TYPE_CHECKING:
     from qcompiler.graph import Graph
     from qcompiler.report import Report
+    from qcompiler.runtime.verify import Verdict
 
 
 class CompiledModel:
@@ -73,12 +74,14 @@ class CompiledModel:
             raise ValueError("the model was built from a graph without the module's trees")
         return unflatten(after, self._run(flatten(before, args, kwargs)))
 
-    def tapped(self, inputs: Sequence[Any], tap: Tap) -> tuple[Any, ...]:
-        """A call that shows the tensors of every kernel to `tap`, and leaves the state alone."""
-        with self._lock:
-            engine, state = self._ready()
-            outputs, after = engine.run(inputs, state, _to_numpy, self.threads, tap)
-            return (*outputs, *(to_numpy(s).copy() for s in after))
+    def tapped(self, inputs: Sequence[Any], tap: Tap) -> list[Any]:
+        """All results of a call from the initial state, as torch tensors; `tap` sees each kernel.
+
+        The model's own state stays as it is.
+        """
+        engine, _ = self._ready()
+        outputs, after = engine.run(inputs, self._initial(), _to_torch, self.threads, tap)
+        return [*outputs, *(_to_torch(s, shared=True) for s in after)]
 
     def _run(self, inputs: Sequence[Any]) -> list[Any]:
         values = [np.asarray(v) if isinstance(v, np.generic) else v for v in inputs]
@@ -112,6 +115,12 @@ class CompiledModel:
         """The buffers that calls update get their first values again."""
         with self._lock:
             self._state = None
+
+    def verify(self, inputs: Sequence[Any] | None = None) -> Verdict:
+        """Compare every kernel with the reference interpreter; see runtime/verify.py."""
+        from qcompiler.runtime.verify import verify
+
+        return verify(self, inputs)
 
     # ------------------------------------------------------------------------------ facts
 

@@ -44,13 +44,19 @@ def _is_array(spec: Spec, value: Any) -> None:
 
 def _fixed(spec: Spec, value: Any) -> None:
     shape = tuple(value.shape)
-    dtype = str(value.dtype).removeprefix("torch.")
+    dtype = dtype_name(value.dtype)
     fits = len(shape) == len(spec.shape) and all(
         isinstance(d, str) or d == s for d, s in zip(spec.shape, shape, strict=True)
     )
     if not fits or dtype != spec.dtype:
         got = f"{dtype}[{','.join(map(str, shape))}]"
         raise InputError(f"input %{spec.name}: expected {spec!r}, got {got}")
+
+
+@lru_cache(maxsize=64)
+def dtype_name(dtype: Any) -> str:
+    """The name numpy and torch share; numpy takes microseconds to spell its own."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _bound(entry: Entry, spec: Spec, name: str, size: int, symbols: dict[str, int]) -> None:
