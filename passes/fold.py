@@ -25,8 +25,6 @@ def constants(node: Node, sweep: Sweep) -> Node | Miss | None:
         return None
     if not all(isinstance(i.op, Const) for i in node.inputs) or not node.type.static:
         return None
-    if not node.inputs and not isinstance(node.op, Const):
-        return const(node.op.eval())
     read = sum(i.tensor.size for i in node.inputs)
     if node.type.size > max(read, GROWTH_LIMIT):
         return Miss(f"{node.type.size} elements from {read}")
