@@ -7,7 +7,7 @@ from functools import partial
 from qcompiler.ops import Attention, BatchNorm
 
 from .base import Target
-from .kernels import elementwise
+from .kernels import elementwise, gather, movement, rows
 from .kernels.algebra import Primitives, fenced_product
 from .kernels.dot import FMA, MADDWD, MADDWD_WIDE, maddubs
 
@@ -27,5 +27,7 @@ X86_64_V3 = Target(
         Attention: "attention is decomposed before it is lowered",
         BatchNorm: "batch norm is folded before it is lowered",
     },
-    kernels=(partial(elementwise.lower, primitives=AVX2),),
+    kernels=tuple(
+        partial(family.lower, primitives=AVX2) for family in (elementwise, rows, movement, gather)
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy as np
 from qcompiler import arith
 from qcompiler.graph import Node
 from qcompiler.op import Elementwise
-from qcompiler.ops import Const, Dequantize, Lookup, Quantize
+from qcompiler.ops import Const, Dequantize, Quantize
 from qcompiler.types import Dim
 
-from .algebra import TIR, Value, number
+from .algebra import Value, number
 
 # load(leaf, shape) -> the leaf's value at the current point, seen as a tensor of `shape`.
 Load = Callable[[Node, tuple[Dim, ...]], Value]
@@ -41,10 +41,11 @@ def scalar(node: Node) -> np.generic | None:
 
 def operand_shapes(node: Node) -> list[tuple[Dim, ...] | None]:
     """Under which shape each operand of an elementwise node broadcasts."""
-    shapes: list[tuple[Dim, ...] | None] = [i.tensor.shape for i in node.inputs]
+    assert isinstance(node.op, Elementwise)
+    shapes: list[tuple[Dim, ...] | None] = [
+        i.tensor.shape if node.op.aligned(k) else None for k, i in enumerate(node.inputs)
+    ]
     match node.op:
-        case Lookup():
-            shapes[1] = None
         case Quantize(axis=int(axis)) | Dequantize(axis=int(axis)):
             after = (1,) * (node.inputs[0].tensor.rank - axis - 1)
             shapes[1:] = [(*s, *after) if s else s for s in shapes[1:] if s is not None]
@@ -62,9 +63,18 @@ def uses(body: Sequence[Node]) -> list[Use]:
     return list(found)
 
 
-def evaluate(body: Sequence[Node], n: TIR, load: Load, table: Table) -> dict[Node, Value]:
-    """The value of every node of the body at the current point."""
-    values: dict[Node, Value] = {}
+def evaluate(
+    body: Sequence[Node],
+    n: Any,
+    load: Load,
+    table: Table,
+    given: Mapping[Node, Value] | None = None,
+) -> dict[Node, Value]:
+    """The value of every node of the body at the current point, over the algebra n.
+
+    given: values that are known already, of nodes outside the body.
+    """
+    values: dict[Node, Value] = dict(given or {})
     for node in body:
         assert isinstance(node.op, Elementwise)
         args = [

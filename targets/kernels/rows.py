@@ -1,0 +1,370 @@
+"""Row regions: one reduction along the last axis, with the elementwise steps before and after it.
+
+A value that differs along the row is a recipe for any piece of it (`Row`); a reduction is a loop
+over the pieces. Rows are cut into pieces of 16 elements, the lanes of the summation law; where
+their number is no multiple of 16 the last piece overlaps the one before it, and a sum takes only
+what is new in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+
+from qcompiler import arith
+from qcompiler.graph import Node
+from qcompiler.op import Elementwise, RowOp
+from qcompiler.types import Dim as GraphDim
+from qcompiler.types import TensorType
+
+from .algebra import TIR, Primitives, Value, bind, literal, number, widened
+from .build import Buffer, Expr, Symbols, function, scratch, tasks, unravel, vector
+from .elementwise import SERIAL_WORK, read, write
+from .formula import evaluate, scalar, supported, uses
+from .launch import Answer, Launch, Miss, Site, dims, operand
+from .strides import Axis, broadcast_steps, collapsed
+
+# Passes over a row, roughly: to compare the work with that of an elementwise kernel.
+PASSES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """`lanes` neighbouring elements of the row, from `start` on; what is known of them."""
+
+    start: Expr
+    lanes: int
+    values: dict[Row, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A value that differs along the row: how any piece of it is computed."""
+
+    compute: Callable[[Piece], Value]
+
+    def at(self, piece: Piece) -> Value:
+        if self not in piece.values:
+            piece.values[self] = self.compute(piece)
+        return piece.values[self]
+
+
+def _on(x: Any, piece: Piece) -> Value:
+    return x.at(piece) if isinstance(x, Row) else x
+
+
+def _lifted(name: str) -> Callable[..., Any]:
+    """An operation of the algebra, postponed when an operand differs along the row."""
+
+    def method(self: RowTIR, *args: Any) -> Any:
+        rule = getattr(self.n, name)
+        if not any(isinstance(a, Row) for a in args):
+            return rule(*args)
+
+        def compute(piece: Piece) -> Value:
+            return rule(*(_on(a, piece) for a in args))
+
+        return Row(compute)
+
+    return method
+
+
+@dataclass(eq=False)
+class RowTIR:
+    """`arith.RowAlgebra` over TIR, for one row of `size` elements.
+
+    A value is a Row, or one of TIR's values for the whole row.
+    """
+
+    n: TIR
+    size: int
+    unstored: dict[Row, Buffer] = field(default_factory=dict)
+
+    const = _lifted("const")
+    add = _lifted("add")
+    sub = _lifted("sub")
+    mul = _lifted("mul")
+    div = _lifted("div")
+    sqrt = _lifted("sqrt")
+    neg = _lifted("neg")
+    abs = _lifted("abs")
+    rint = _lifted("rint")
+    lt = _lifted("lt")
+    gt = _lifted("gt")
+    le = _lifted("le")
+    ge = _lifted("ge")
+    eq = _lifted("eq")
+    where = _lifted("where")
+    logical_and = _lifted("logical_and")
+    logical_or = _lifted("logical_or")
+    logical_not = _lifted("logical_not")
+    min = _lifted("min")
+    max = _lifted("max")
+    cast = _lifted("cast")
+    exp2i = _lifted("exp2i")
+    float_bits = _lifted("float_bits")
+    bits_float = _lifted("bits_float")
+    shift_right = _lifted("shift_right")
+    lookup = _lifted("lookup")
+
+    def row_size(self, x: Any, /) -> Value:
+        return number(self.size, "float32")
+
+    def row_max(self, x: Any, /) -> Value:
+        zero, least = number(0.0, "float32"), number(-math.inf, "float32")
+        best = _Accumulator(least, min(arith.LANES, self.size))
+
+        def larger(piece: Piece, fresh: int) -> None:
+            best.set(self.n.max(_on(x, piece), best.get()))
+
+        self.sweep(larger)
+        lanes = best.lanes
+        value = best.get()
+        while lanes > 1:
+            # Any order will do: halves overlap where the number of lanes is odd.
+            half = -(-lanes // 2)
+            value = self.n.max(_part(value, 0, half), _part(value, lanes - half, half))
+            lanes = half
+        return self.n.where(self.n.eq(value, zero), zero, value)
+
+    def row_sum(self, x: Any, /) -> Value:
+        total = _Accumulator(number(0.0, "float32"), arith.LANES)
+
+        def added(piece: Piece, fresh: int) -> None:
+            total.set(self.n.add(total.get(), _last(_on(x, piece), piece.lanes, fresh)))
+
+        self.sweep(added)
+        value, lanes = total.get(), arith.LANES
+        while lanes > 1:
+            lanes //= 2
+            value = self.n.add(_part(value, 0, lanes), _part(value, lanes, lanes))
+        return value
+
+    def keep(self, x: Any, /) -> Any:
+        """Stored by the first loop that computes it, read by all later ones."""
+        if not isinstance(x, Row):
+            return x
+        room = scratch(self.size, "float32")
+
+        def compute(piece: Piece) -> Value:
+            if kept not in self.unstored:
+                return bind(vector(room, piece.start, piece.lanes))
+            value = widened(x.at(piece), piece.lanes)
+            write(room, piece.start, 1, value, piece.lanes)
+            return value
+
+        kept = Row(compute)
+        self.unstored[kept] = room
+        return kept
+
+    def sweep(self, body: Callable[[Piece, int], None]) -> None:
+        """body(piece, how many of its elements, the last ones, no earlier piece had)."""
+        seen: set[Row] = set()
+
+        def run(start: Expr, lanes: int, fresh: int) -> None:
+            piece = Piece(start, lanes)
+            body(piece, fresh)
+            seen.update(piece.values)
+
+        lanes = min(self.size, arith.LANES)
+        whole, rest = divmod(self.size, lanes)
+        if whole == 1:
+            run(0, lanes, lanes)
+        else:
+            with T.serial(0, whole) as k:
+                run(k * lanes, lanes, lanes)
+        if rest:
+            run(self.size - lanes, lanes, rest)
+        for row in seen:
+            self.unstored.pop(row, None)
+
+
+@dataclass(frozen=True)
+class _Accumulator:
+    """A vector that a loop updates."""
+
+    start: Value
+    lanes: int
+    room: Buffer = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "room", T.alloc_buffer((self.lanes,), "float32"))
+        self.set(self.start)
+
+    def get(self) -> Value:
+        return vector(self.room, 0, self.lanes)
+
+    def set(self, value: Value) -> None:
+        write(self.room, 0, 1, value, self.lanes)
+
+
+def _part(value: Value, first: int, count: int) -> Value:
+    return bind(T.Shuffle([value], list(range(first, first + count))))
+
+
+def _last(value: Value, lanes: int, fresh: int) -> Value:
+    """The last `fresh` lanes of a piece as the first of 16, the others 0."""
+    zero = literal(number(0.0, "float32"))
+    value = widened(value, lanes)
+    if fresh == arith.LANES:
+        return value
+    if lanes == arith.LANES:
+        order = [lanes - fresh + j if j < fresh else lanes for j in range(arith.LANES)]
+        return bind(T.Shuffle([value, T.broadcast(zero, lanes)], order))
+    room = T.alloc_buffer((arith.LANES,), "float32")
+    write(room, 0, 1, np.float32(0.0), arith.LANES)
+    write(room, 0, 1, value, lanes)
+    return bind(vector(room, 0, arith.LANES))
+
+
+def lower(site: Site, primitives: Primitives) -> Answer:
+    """elementwise* row_op elementwise*, all of one shape but for what a reduction leaves."""
+    rows = [b for b in site.body if isinstance(b.op, RowOp)]
+    if len(rows) != 1:
+        return None
+    rest = [b for b in site.body if b is not rows[0]]
+    if not all(isinstance(b.op, Elementwise) for b in rest):
+        return None
+    problem = supported([b for b in site.body if isinstance(b.type, TensorType)])
+    x = rows[0].inputs[0].tensor
+    if not isinstance(x.shape[-1], int):
+        return Miss(f"the length of a row must be known, got {x!r}")
+    if problem:
+        return Miss(problem)
+    region = _Region(site, rows[0], primitives)
+    numbers = tuple(scalar(i) for i in site.node.inputs)
+    key = ("rows", site.key, numbers, primitives)
+    return Launch(key, region.function, region.leaves)
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """One row region: `before` the reduction, the reduction, and `after` it."""
+
+    site: Site
+    reduction: Node
+    primitives: Primitives
+
+    @property
+    def before(self) -> list[Node]:
+        """The steps that the reduction needs, in order."""
+        needed = set(self.reduction.inputs)
+        for node in reversed(self.site.body):
+            if node in needed:
+                needed.update(node.inputs)
+        return [b for b in self.site.body if b in needed]
+
+    @property
+    def after(self) -> list[Node]:
+        done = {*self.before, self.reduction}
+        return [b for b in self.site.body if b not in done]
+
+    @property
+    def views(self) -> list[tuple[Node, tuple[GraphDim, ...]]]:
+        """What is read along a row, and the shape under which it broadcasts."""
+        steps = [*self.before, *self.after]
+        found = dict.fromkeys((n, s) for n, s in uses(steps) if s is not None)
+        inside = {*steps, self.reduction}
+        found.update(
+            dict.fromkeys(
+                (i, i.tensor.shape)
+                for i in self.reduction.inputs
+                if i not in inside and scalar(i) is None
+            )
+        )
+        return [(n, s) for n, s in found if n is not self.reduction]
+
+    @property
+    def leaves(self) -> list[Node]:
+        tables = [n for n, s in uses([*self.before, *self.after]) if s is None]
+        return list(dict.fromkeys([*(n for n, _ in self.views), *tables]))
+
+    @property
+    def results(self) -> tuple[TensorType, ...]:
+        t = self.site.node.type
+        return (t,) if isinstance(t, TensorType) else t.items
+
+    def function(self) -> Any:
+        shape = dims(self.reduction.inputs[0].tensor.shape)
+        size = shape[-1]
+        assert isinstance(size, int)
+        operands = [operand(f"x{k}", leaf.tensor) for k, leaf in enumerate(self.leaves)]
+        results = [operand(f"out{k}", t) for k, t in enumerate(self.results)]
+        steps = [broadcast_steps(dims(s), shape) for _, s in self.views]
+        whole = broadcast_steps(shape, shape)
+        outer = collapsed(shape[:-1], [s[:-1] for s in (*steps, whole)])
+        made: list[Any] = []
+        with function("rows", made) as params:
+            buffers = params.flat(*operands, *results)
+            count = self._count(outer, params.symbols)
+            work = size * PASSES * math.prod(a.extent for a in outer if isinstance(a.extent, int))
+            with tasks(count, work >= SERIAL_WORK) as row:
+                extents = [params.symbols.dim(a.extent) for a in outer]
+                index = unravel(row, extents)
+                starts = [
+                    sum((i * a.steps[k] for i, a in zip(index, outer, strict=True)), start=0)
+                    for k in range(len(steps))
+                ]
+                inner = [s[-1] for s in steps]
+                self._row(size, row, buffers, starts, inner)
+        return made[0]
+
+    def _count(self, outer: Sequence[Axis], symbols: Symbols) -> Expr:
+        count: Expr = 1
+        for axis in outer:
+            count = count * symbols.dim(axis.extent)
+        return count
+
+    def _row(self, size: int, row: Expr, buffers: Sequence[Buffer], starts: Sequence[Expr],
+             inner: Sequence[int]) -> None:  # fmt: skip
+        """The code for one row."""
+        views, of = self.views, dict(zip(self.leaves, buffers, strict=False))
+        algebra = RowTIR(TIR(self.primitives), size)
+
+        def load(leaf: Node, shape: tuple[GraphDim, ...]) -> Any:
+            k = views.index((leaf, shape))
+            if inner[k] == 0:
+                return read(of[leaf], starts[k], 0, 1)
+            return Row(
+                lambda piece: read(of[leaf], starts[k] + piece.start, inner[k], piece.lanes)
+            )
+
+        values = evaluate(self.before, algebra, load, of.__getitem__)
+        args = []
+        for k, i in enumerate(self.reduction.inputs):
+            if i in values:
+                args.append(algebra.keep(values[i]) if k == 0 else values[i])
+            else:
+                known = scalar(i)
+                args.append(load(i, i.tensor.shape) if known is None else known)
+        result = self.reduction.op.law(algebra, *args)  # type: ignore[attr-defined]
+        targets = buffers[len(self.leaves) :]
+        if isinstance(result, tuple):
+            _stored(algebra, list(zip(targets, result, strict=True)), row)
+            return
+        given = {**values, self.reduction: result}
+        values = evaluate(self.after, algebra, load, of.__getitem__, given)
+        _stored(algebra, [(targets[0], values[self.site.body[-1]])], row)
+
+
+def _stored(algebra: RowTIR, results: Sequence[tuple[Buffer, Any]], row: Expr) -> None:
+    """Rows are stored piece by piece, values for the whole row once."""
+    for target, value in results:
+        if not isinstance(value, Row):
+            write(target, row, 1, value, 1)
+    rows = [(target, value) for target, value in results if isinstance(value, Row)]
+    if not rows:
+        return
+
+    def store(piece: Piece, fresh: int) -> None:
+        for target, value in rows:
+            write(target, row * algebra.size + piece.start, 1, value.at(piece), piece.lanes)
+
+    algebra.sweep(store)
+
+
