@@ -7,7 +7,7 @@ from functools import partial
 from qcompiler.ops import Attention, BatchNorm
 
 from .base import Target
-from .kernels import elementwise, gather, movement, rows
+from .kernels import cumsum, elementwise, gather, movement, rows, window
 from .kernels.algebra import Primitives, fenced_product
 from .kernels.dot import FMA, MADDWD, MADDWD_WIDE, maddubs
 
@@ -28,6 +28,7 @@ X86_64_V3 = Target(
         BatchNorm: "batch norm is folded before it is lowered",
     },
     kernels=tuple(
-        partial(family.lower, primitives=AVX2) for family in (elementwise, rows, movement, gather)
+        partial(family.lower, primitives=AVX2)
+        for family in (elementwise, rows, window, movement, gather, cumsum)
     ),
 )
