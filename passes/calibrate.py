@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sized
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,10 @@ class Calibrate(Pass):
 
 
 def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
-    """Statistics of each float32 value that is no constant."""
+    """Statistics of each float32 value that is no constant.
+
+    Emits `calibrated` with the SHA-256 of the data.
+    """
     import torch
 
     if ctx.data is None:
@@ -52,12 +56,16 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
         if node in stats:
             stats[node] = stats[node].merge(Stats.of(value))
 
+    digest = hashlib.sha256()
     total = len(ctx.data) if isinstance(ctx.data, Sized) else 0
     with torch.no_grad():
         for done, item in enumerate(cut_items(ctx.data, graph), 1):
             for piece in item:
                 run(graph, piece, see=see)
+                for value in piece:
+                    digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             ctx.progress("calibrate", done, total)
+    ctx.emit("calibrated", digest.hexdigest())
     return stats
 
 

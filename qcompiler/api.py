@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.config import from_env
-from qcompiler.context import Context
+from qcompiler.context import Context, Event
 from qcompiler.graph import Graph, Level
 from qcompiler.observers import observers_of
 from qcompiler.recipe import Activations, Recipe, recipe_of
@@ -32,13 +32,20 @@ def quantize(
     pieces of the traced batch size; required by recipes with static activations.
     Raises ValueError (and subclasses) in one or two lines that name node, expected and got.
     """
+    return _quantized(graph, calibration, target, recipe, progress)
+
+
+def _quantized(
+    graph: Graph, calibration: Iterable[Any] | None, target: str, recipe: str | Recipe,
+    progress: Progress | None, listen: tuple[Event, ...] = (),
+) -> Graph:  # fmt: skip
     from qcompiler import passes
     from qcompiler import targets as machines
 
     wanted = recipe_of(recipe)
     data = calibration if wanted.activations is Activations.STATIC else None
     sample, data = _peek(data, graph)
-    ctx = Context(machines.get(target), wanted, data, sample=sample)
+    ctx = Context(machines.get(target), wanted, data, sample=sample, listen=listen)
     ctx = replace(ctx, progress=progress) if progress else ctx
     config = from_env()
     stages = passes.quantize.stages(graph, ctx, observers_of(config), config.bisect)
@@ -68,9 +75,16 @@ def build(graph: Graph, target: str = "x86-64-v3") -> CompiledModel:
 
     Raises LowerError listing every node without a kernel, with the reason.
     """
+    return _built(graph, target)
+
+
+def _built(
+    graph: Graph, target: str, source: Graph | None = None, calibration: str | None = None
+) -> CompiledModel:
     from qcompiler import passes
     from qcompiler import targets as machines
     from qcompiler.runtime import CompiledModel
+    from qcompiler.targets.build import build as lowered
 
     if graph.level is not Level.INTEGER:
         found = graph.level.name
@@ -79,7 +93,7 @@ def build(graph: Graph, target: str = "x86-64-v3") -> CompiledModel:
     config = from_env()
     ctx = Context(machine)
     fused = _last(graph, passes.build.stages(graph, ctx, observers_of(config), config.bisect))
-    return CompiledModel.of(machines.build(fused, machine), fused, graph)
+    return CompiledModel.of(lowered(fused, machine), fused, graph, source, calibration)
 
 
 def compile(
@@ -96,4 +110,11 @@ def compile(
     from qcompiler.frontend import trace
 
     graph = trace(module, example_inputs, kwargs, dynamic_shapes)
-    return build(quantize(graph, calibration, target, recipe, progress), target)
+    hashes: list[str] = []
+
+    def listen(event: str, *details: Any) -> None:
+        if event == "calibrated":
+            hashes.extend(details)
+
+    quantized = _quantized(graph, calibration, target, recipe, progress, (listen,))
+    return _built(quantized, target, graph, next(iter(hashes), None))
