@@ -21,14 +21,19 @@ class Packing:
 
     [groups, ceil(O/groups / lanes), KH, KW, ceil(I/groups / depth), lanes, depth], zero padded:
     `lanes` output channels side by side, `depth` products per accumulator lane and instruction.
+    taps: w is depthwise, [C, 1, KH, KW]; the KW taps of a kernel row stand where the input channels
+    of other weights do, so that an instruction takes `depth` of them.
     """
 
     lanes: int
     depth: int
     groups: int = 1
+    taps: bool = False
 
     def shape(self, w: tuple[int, ...]) -> tuple[int, ...]:
         out, per_group, *kernel = (*w, 1, 1)[:4]
+        if self.taps:
+            per_group, kernel = kernel[1], [kernel[0], 1]
         blocks = -(-(out // self.groups) // self.lanes)
         deep = -(-per_group // self.depth)
         return (self.groups, blocks, *kernel, deep, self.lanes, self.depth)
@@ -37,6 +42,7 @@ class Packing:
         import torch.nn.functional as F
 
         full = w.reshape(*w.shape, *[1] * (4 - w.ndim))
+        full = full.transpose(1, 3) if self.taps else full
         groups, blocks, kh, kw, deep, lanes, depth = self.shape(tuple(w.shape))
         out = full.shape[0] // groups
         full = full.reshape(groups, out, *full.shape[1:])
@@ -49,6 +55,8 @@ class Packing:
         full = packed.permute(0, 1, 5, 4, 6, 2, 3)
         full = full.reshape(groups, blocks * lanes, deep * depth, kh, kw)
         out = shape[0] // groups
+        if self.taps:
+            return full[0, :out, : shape[3]].transpose(1, 3).contiguous()
         return full[:, :out, : shape[1]].reshape(shape).contiguous()
 
 
@@ -109,5 +117,3 @@ def steps_of(node: Node) -> tuple[Step, ...]:
     if isinstance(node.op, Region):
         return node.op.steps
     return (Step(node.op, tuple(range(len(node.inputs)))),)
-
-

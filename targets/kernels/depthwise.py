@@ -3,7 +3,8 @@
 A Dot of depth d takes d neighbouring taps of a kernel row at once: `MADDWD` two (exact for all
 8-bit codes), `FMA` one. A task walks down the image with the last rows it needs in a ring: each
 input row is widened, padded and interleaved once, [column, channel, d], and read by every kernel
-row from the first-level cache. Packed weights: [KH, ceil(KW / d), C, d], zero padded.
+row from the first-level cache. Packed weights: [1, 1, KH, 1, ceil(KW / d), C, d], zero padded, the
+layout of `qcompiler.ops.Packing(C, d, taps=True)`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .build import (
     tasks,
     vector,
 )
+from .depthwise_direct import direct_depthwise_conv2d
 from .dot import Dot
 from .geometry import Conv
 from .plan import SERIAL_MACS, TASKS
@@ -47,14 +49,9 @@ OPERAND_REGISTERS = 2
 REGISTERS = 16
 
 
-def accepts(g: Conv, dot: Dot) -> bool:
-    """Whether this template computes g; what it does not, `matmul.conv2d` does."""
-    return g.depthwise and g.channels >= dot.lanes
-
-
-def packed_shape(g: Conv, dot: Dot) -> tuple[int, int, int, int]:
+def packed_shape(g: Conv, dot: Dot) -> tuple[int, ...]:
     """The shape of the weights as the kernel reads them."""
-    return (g.kernel[0], -(-g.kernel[1] // dot.depth), g.channels, dot.depth)
+    return (1, 1, g.kernel[0], 1, -(-g.kernel[1] // dot.depth), g.channels, dot.depth)
 
 
 def depthwise_conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str,
@@ -67,6 +64,9 @@ def depthwise_conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str,
     accumulators start; out `out_dtype` [N, OH, OW, C]. pad: the code outside the input. shift:
     added to every code of x on its way to `dot.a_dtype`. sum((x + shift) * w) + init is stored.
     """
+    if dot.depth == 1 and in_dtype == dot.a_dtype and pad == shift == 0:
+        return direct_depthwise_conv2d(g, dot, out_dtype=out_dtype, epilogue=epilogue,
+                                       operands=operands, init=init, name=name)  # fmt: skip
     made: list[Any] = []
     with function(name, made) as params:
         io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
@@ -176,19 +176,19 @@ class Column:
                checked: bool) -> None:  # fmt: skip
         """The taps of one dot side by side, for every channel of the block."""
         dot, n = self.dot, self.width
+        size = dot.lanes * dot.depth
         column = entry * self.step - self.g.padding[1]
         taps = [
             self._pixel(pixel, first, column + j * self.g.dilation[1], checked)
             for j in range(dot.depth)
         ]
-        if dot.depth > 1:
-            mixed = T.Shuffle(taps, [j * n + c for c in range(n) for j in range(dot.depth)])
-        else:
-            mixed = taps[0]
-        wide = cast(mixed, dot.a_dtype, n * dot.depth)
-        if self.shift:
-            wide = wide + splat(T.Cast(dot.a_dtype, self.shift), n * dot.depth)
-        store(ring, slot + entry * (n * dot.depth), wide, n * dot.depth)
+        for v in range(n // dot.lanes):
+            # One vector at a time, or LLVM builds the interleaving from slow permutations.
+            picked = [j * n + v * dot.lanes + c for c in range(dot.lanes) for j in range(dot.depth)]
+            wide = cast(T.Shuffle(taps, picked), dot.a_dtype, size)
+            if self.shift:
+                wide = wide + splat(T.Cast(dot.a_dtype, self.shift), size)
+            store(ring, slot + entry * (n * dot.depth) + v * size, wide, size)
 
     def _pixel(self, pixel: Expr, first: Expr, column: Expr, checked: bool) -> Expr:
         g, n = self.g, self.width
@@ -202,12 +202,18 @@ class Column:
     def _row(self, ring: Buffer, image: Expr, y: Expr, first: Expr) -> None:
         """One output row."""
         width, columns = self.g.out_width, self.columns
+        # Looked up, not computed, in the loop over the kernel: its few shifts cost 6 % there.
+        lines = local(self.g.kernel[0], "int32")
+        for kh in range(self.g.kernel[0]):
+            line = (y * self.g.stride[0] + kh * self.g.dilation[0]) % self.lines
+            store(lines, kh, line * self.entries, 1)
         with T.serial(0, -(-width // columns)) as t:
             at = t * columns
             x = at if width % columns == 0 else T.bind(T.min(at, width - columns))
-            self._tile(ring, image, y, x, first)
+            self._tile(ring, image, y, x, first, lines)
 
-    def _tile(self, ring: Buffer, image: Expr, y: Expr, x: Expr, first: Expr) -> None:
+    def _tile(self, ring: Buffer, image: Expr, y: Expr, x: Expr, first: Expr,
+              lines: Buffer) -> None:  # fmt: skip
         g, dot = self.g, self.dot
         vectors = self.width // dot.lanes
         accs = [[local(dot.lanes, dot.acc_dtype) for _ in range(vectors)]
@@ -220,8 +226,7 @@ class Column:
                 store(acc, 0, start, dot.lanes)
         for v in range(vectors):
             with T.serial(0, g.kernel[0]) as kh:
-                line = (y * g.stride[0] + kh * g.dilation[0]) % self.lines
-                entry = T.bind(line * self.entries + x * (g.stride[1] // self.step))
+                entry = T.bind(lines[kh] + x * (g.stride[1] // self.step))
                 self._kernel_row([a[v] for a in accs], ring, entry, kh * self.groups, first, v)
         for i, line in enumerate(accs):
             pixel = (image * g.out_height + y) * g.out_width + x + i

@@ -38,9 +38,10 @@ from .build import (
     unravel,
     vector,
 )  # fmt: skip
+from .depthwise import depthwise_conv2d
 from .dot import Dot
 from .geometry import Conv, Linear, as_linear, split_lead
-from .plan import Plan, Stage, Tile, plan_conv, plan_linear
+from .plan import Plan, Stage, Tile, channelwise, plan_conv, plan_linear
 
 # Accumulators handed to the epilogue together: two vectors, so that bytes are packed well.
 EPILOGUE_VECTORS = 2
@@ -158,13 +159,13 @@ def _lanes(vectors: Sequence[Expr], start: int, count: int, width: int) -> Expr:
 
 
 @contextmanager
-def _tile_rows(count: Expr, size: int) -> Iterator[Expr]:
+def tile_rows(count: Expr, size: int) -> Iterator[Expr]:
     """The first row of each tile; the last tile overlaps the one before it."""
     with T.serial(0, -(-count // size)) as t:
         yield t * size if count % size == 0 else T.bind(T.min(t * size, count - size))
 
 
-def _channels(p: Product, part: Callable[[Tile, Expr, Expr, int], None], chunk: Expr) -> None:
+def panels_of(p: Product, part: Callable[[Tile, Expr, Expr, int], None], chunk: Expr) -> None:
     """part(tile, panel, first channel, width) over the panels of one chunk."""
     plan, groups = p.plan, p.channels // p.group_out
     if groups > 1:
@@ -217,6 +218,10 @@ def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilog
     accumulators start; out `out_dtype` [N, OH, OW, CO]. pad: the code outside the input. shift:
     added to every code of x on its way to `dot.a_dtype`. sum((x + shift) * w) + init is stored.
     """
+    if channelwise(g, dot):
+        return depthwise_conv2d(g, dot, in_dtype=in_dtype, out_dtype=out_dtype, epilogue=epilogue,
+                                operands=operands, init=init, pad=pad, shift=shift,
+                                name=name)  # fmt: skip
     if g.pointwise:
         return linear(as_linear(g), dot, in_dtype=in_dtype, out_dtype=out_dtype, epilogue=epilogue,
                       operands=operands, init=init, shift=shift, name=name)  # fmt: skip
@@ -238,11 +243,11 @@ def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilog
             source, base = window.source(whole, image, top)
 
             def part(tile: Tile, panel: Expr, first: Expr, width: int) -> None:
-                with _tile_rows(plan.block * g.out_width, tile.rows) as m:
+                with tile_rows(plan.block * g.out_width, tile.rows) as m:
                     rows = window.rows(tile.rows, m, base + _group(g, first), image, top)
                     product.tile(tile, source, panel, first, width, rows)
 
-            _channels(product, part, chunk)
+            panels_of(product, part, chunk)
     return made[0]
 
 
@@ -422,12 +427,12 @@ class Rows:
                     product.tile(Tile(rows, tile.vectors), source, panel, channel, width,
                                  self._rows(rows, base, first, m))  # fmt: skip
 
-            _channels(product, part, chunk)
+            panels_of(product, part, chunk)
 
     def _tiles(self, size: Expr, rows: int) -> Iterator[tuple[int, Expr]]:
         """(rows of the tile, its first row in the block), each yielded inside its loop."""
         if isinstance(size, int):
-            with _tile_rows(size, rows) as m:
+            with tile_rows(size, rows) as m:
                 yield rows, m
             return
         with T.serial(0, size // rows) as t:

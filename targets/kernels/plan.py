@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from .dot import Dot
-from .geometry import Conv, Linear, as_linear, split_lead
+from .geometry import Conv, Linear, Matmul, as_linear, split_lead
 
 # Cycles of one requantized and stored accumulator vector, by assembly (4x2 tile, AVX2).
 EPILOGUE_CYCLES = 4.0
@@ -18,6 +19,8 @@ ROW_CYCLES = 1.0
 LOOP_CYCLES = 0.3
 # Vector loads a cycle, on every x86 core since Haswell.
 LOADS_PER_CYCLE = 2.0
+# Narrower panels are preferred up to this ratio of estimated cycles: they fit more channel counts.
+PANEL_TOLERANCE = 1.01
 MAX_VECTORS = 4
 MAX_ROWS = 8
 # Bytes of the input one task should stay within: a quarter of a 1 MiB second-level cache.
@@ -29,6 +32,10 @@ TASKS = 16
 # Multiply-adds of a task at least: waking a thread costs some microseconds, 10^5 of these each.
 TASK_MACS = 1 << 18
 SERIAL_MACS = 2 * TASK_MACS
+# Rows of a task of a batched product at least, where matrices alone are not enough tasks: it packs
+# all of b for them.
+MATMUL_ROWS = 64
+ENOUGH_MATRICES = 8
 # Rows assumed when their number is known only at run time.
 TYPICAL_ROWS = 128
 
@@ -129,25 +136,35 @@ def _best_tile(vectors: int, work: Work, dot: Dot) -> tuple[float, Tile | None]:
     return cycles, tile
 
 
-def _panels(vectors: int, work: Work, dot: Dot) -> tuple[float, int, int, Tile | None, Tile | None]:
+@dataclass(frozen=True)
+class Panels:
+    """Output channels cut into `full` panels of `lanes`, and `rest` channels; a tile for each."""
+
+    lanes: int
+    full: int
+    rest: int
+    main: Tile | None
+    tail: Tile | None
+
+    @property
+    def tiles(self) -> list[Tile]:
+        return [t for t in (self.main, self.tail) if t]
+
+
+def _panels(vectors: int, work: Work, dot: Dot) -> tuple[float, Panels]:
     lanes = vectors * dot.lanes
     full, rest = divmod(work.channels, lanes)
     main_cycles, main = _best_tile(vectors if full else 0, work, dot)
     tail_cycles, tail = _best_tile(-(-rest // dot.lanes), work, dot)
-    return full * main_cycles + tail_cycles, full, rest, main, tail
+    return full * main_cycles + tail_cycles, Panels(lanes, full, rest, main, tail)
 
 
-def panel_plan(work: Work, dot: Dot) -> tuple[int, int, int, Tile | None, Tile | None]:
-    """(lanes, full panels, channels left, main tile, tail tile): the cheapest."""
-    best = None
-    for vectors in range(1, MAX_VECTORS + 1):
-        if vectors > 1 and (vectors - 1) * dot.lanes >= work.channels:
-            break
-        cost, *rest = _panels(vectors, work, dot)
-        if best is None or cost < best[0] * 0.99:
-            best = (cost, vectors * dot.lanes, *rest)
-    assert best is not None
-    return best[1:]
+def panel_plan(work: Work, dot: Dot) -> Panels:
+    """The cheapest way to cut the channels."""
+    most = min(MAX_VECTORS, -(-work.channels // dot.lanes))
+    costs = [_panels(vectors, work, dot) for vectors in range(1, most + 1)]
+    least = min(cost for cost, _ in costs)
+    return next(p for cost, p in costs if cost <= least * PANEL_TOLERANCE)
 
 
 def task_plan(work: Work, images: int, panels: int, tile_rows: int) -> tuple[int, int]:
@@ -181,15 +198,15 @@ def _block(work: Work, least: int, tile_rows: int) -> int:
 
 
 def _plan(work: Work, dot: Dot, images: int, stage: bool) -> Plan:
-    lanes, full, rest, main, tail = panel_plan(work, dot)
-    panels = work.groups if work.groups > 1 else full + (rest > 0)
-    block, chunk = task_plan(work, images, panels, max(t.rows for t in (main, tail) if t))
+    cut = panel_plan(work, dot)
+    panels = work.groups if work.groups > 1 else cut.full + (cut.rest > 0)
+    block, chunk = task_plan(work, images, panels, max(t.rows for t in cut.tiles))
     blocks = 0 if work.rows is None else -(-work.rows // block)
     chunks = -(-panels // chunk)
     staged = (Stage.WHOLE if chunks > 1 else Stage.TASK) if stage else Stage.NONE
     return Plan(
-        lanes, full, rest, main, tail, block // work.unit, blocks, chunk, chunks,
-        images * work.macs >= SERIAL_MACS, staged,
+        cut.lanes, cut.full, cut.rest, cut.main, cut.tail, block // work.unit, blocks, chunk,
+        chunks, images * work.macs >= SERIAL_MACS, staged,
     )  # fmt: skip
 
 
@@ -227,8 +244,33 @@ def plan_linear(g: Linear, dot: Dot, in_dtype: str) -> Plan:
     return _plan(work, dot, 1, in_dtype != dot.a_dtype or g.k % dot.depth != 0)
 
 
-def packing_of(g: Conv | Linear, dot: Dot, in_dtype: str) -> tuple[int, int, int]:
-    """(lanes, depth, groups) of the packed weights that the kernel for `g` reads."""
+def plan_matmul(g: Matmul, dot: Dot) -> Plan:
+    """The plan of one product of a batch. Rows are shared out only where matrices are too few."""
+    work = Work(
+        rows=g.m,
+        steps=-(-g.k // dot.depth),
+        channels=g.n,
+        groups=1,
+        row_bytes=g.k * dot.width,
+        weight_bytes=0,
+        macs=g.m * g.k * g.n,
+    )
+    known = math.prod(d for d in g.lead if isinstance(d, int))
+    plan = _plan(work, dot, known, False)
+    least = g.m if known >= ENOUGH_MATRICES else min(max(plan.block, MATMUL_ROWS), g.m)
+    block = _block(work, least, max(t.rows for t in (plan.main, plan.tail) if t))
+    return replace(plan, block=block, blocks=-(-g.m // block))
+
+
+def channelwise(g: Conv, dot: Dot) -> bool:
+    """Whether the depthwise template computes g, not the product of matrices."""
+    return g.depthwise and g.channels >= dot.lanes
+
+
+def packing_of(g: Conv | Linear, dot: Dot, in_dtype: str) -> tuple[int, int, int, bool]:
+    """(lanes, depth, groups, taps) of the `qcompiler.ops.Packing` that the kernel for `g` reads."""
+    if isinstance(g, Conv) and channelwise(g, dot):
+        return g.channels, dot.depth, 1, True
     if isinstance(g, Conv) and not g.pointwise:
-        return plan_conv(g, dot, in_dtype).lanes, dot.depth, g.groups
-    return plan_linear(as_linear(g), dot, in_dtype).lanes, dot.depth, 1
+        return plan_conv(g, dot, in_dtype).lanes, dot.depth, g.groups, False
+    return plan_linear(as_linear(g), dot, in_dtype).lanes, dot.depth, 1, False
