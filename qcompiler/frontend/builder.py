@@ -13,7 +13,7 @@ from qcompiler.frontend.dims import Dims, numel, same
 from qcompiler.frontend.errors import Refusal
 from qcompiler.frontend.naming import Site
 from qcompiler.graph import Node, Note
-from qcompiler.op import Op
+from qcompiler.op import Movement, Op
 from qcompiler.ops import Cast, Const, Expand, Full, Permute, Reshape, Slice, Sub
 from qcompiler.types import Dim, DType, Sym, TensorType
 
@@ -57,7 +57,7 @@ class Builder:
         node = op(*inputs, name=f"{self.site.name}.{op.kind}", note=note)
         values = [self.known[i] for i in inputs if i in self.known]
         if len(values) == len(inputs) and not _open(op) and self.may_fold(node, values):
-            return self.value(op.eval(*values), like=inputs)
+            return self.value(op.eval(*values), like=inputs if isinstance(op, Movement) else ())
         self.made.add(node)
         return node
 
@@ -116,6 +116,8 @@ class Builder:
 
     def reshape(self, x: Node, shape: Sequence[Dim]) -> Node:
         shape = tuple(shape)
+        if isinstance(x.op, Reshape) and x in self.made:
+            (x,) = x.inputs
         equal = len(shape) == x.tensor.rank and all(map(same, shape, x.tensor.shape))
         return x if equal else self(Reshape(shape), x)
 

@@ -192,6 +192,14 @@ def remainder(b: Builder, x: Operand, y: Operand) -> Value:
     return b.cast(b(Sub(), x, b(Mul(), whole, y)), b.out.dtype)
 
 
+def fmod(b: Builder, x: Operand, y: Operand) -> Value:
+    """x - trunc(x / y) * y, with the sign of x."""
+    dtype = b.out.dtype if b.out.dtype.is_float else EXACT_INT
+    x, y = b.cast(x, dtype), b.cast(y, dtype)
+    whole = truncate(b, b(Div(), x, y))
+    return b.cast(b(Sub(), x, b(Mul(), whole, y)), b.out.dtype)
+
+
 def power(b: Builder, x: Operand, exponent: Operand) -> Value:
     tensor = b.known.get(exponent) if isinstance(exponent, Node) else None
     if tensor is not None and tensor.numel() == 1:
@@ -270,6 +278,16 @@ def _tan(b: Builder, x: Node) -> Value:
     return b(Div(), b(Sin(), x), b(Cos(), x))
 
 
+def _hyperbolic(op: Op) -> Handler:
+    """(e^x + e^-x) / 2, or with the difference."""
+
+    def row(b: Builder, x: Node) -> Value:
+        x = b.cast(x, b.out.dtype)
+        return times(b, b(op, b(Exp(), x), b(Exp(), b(Neg(), x))), 0.5)
+
+    return row
+
+
 def _logged(scale: float) -> Handler:
     return lambda b, x: times(b, b(Log(), b.cast(x, b.out.dtype)), scale)
 
@@ -296,6 +314,8 @@ ROWS: Mapping[Any, Handler] = {
     aten.floor_divide.Scalar: lambda b, x, y: divide(b, x, y, "floor"),
     aten.remainder.Tensor: remainder,
     aten.remainder.Scalar: remainder,
+    aten.fmod.Tensor: fmod,
+    aten.fmod.Scalar: fmod,
     aten.maximum.default: binary(Maximum()),
     aten.minimum.default: binary(Minimum()),
     aten.max.other: binary(Maximum()),
@@ -325,6 +345,8 @@ ROWS: Mapping[Any, Handler] = {
     aten.sin.default: unary(Sin()),
     aten.cos.default: unary(Cos()),
     aten.tan.default: _tan,
+    aten.sinh.default: _hyperbolic(Sub()),
+    aten.cosh.default: _hyperbolic(Add()),
     aten.erf.default: unary(Erf()),
     aten.clamp.default: clamp,
     aten.clamp.Tensor: clamp,

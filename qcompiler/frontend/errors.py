@@ -34,19 +34,15 @@ def place_of(error: BaseException, module: torch.nn.Module | None = None) -> str
     """Where in the user's code an exception arose: `layer1.0 (Block), net.py:12`, or empty."""
     frames = [f for e in _chain(error) for f in _frames(e.__traceback__)]
     users = [f for f in frames if not _of_torch(f[0].f_code.co_filename)]
-    inside = [f for f in users if _self_module(f[0]) is not None]
+    inside = [k for k, (frame, _) in enumerate(users) if _owner(frame) is not None]
     if not inside:
         return ""
-    frame, line = inside[-1]
-    later = users[users.index((frame, line)) :]
-    called, called_line = next(reversed(later), (frame, line))
-    text = f"{Path(called.f_code.co_filename).name}:{called_line}"
-    owner = _self_module(frame)
+    frame, line = users[-1]
+    owner = _owner(users[inside[-1]][0])
     names = {m: n for n, m in module.named_modules()} if module is not None else {}
-    if owner is None:
-        return text
-    path = names.get(owner, "")
-    return f"{path or 'the module itself'} ({type(owner).__name__}), {text}"
+    path = names.get(owner, "") if owner is not None else ""
+    text = f"{Path(frame.f_code.co_filename).name}:{line}"
+    return f"{path!r} ({type(owner).__name__}), {text}" if path else text
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -74,10 +70,12 @@ def _of_torch(file: str) -> bool:
     return file.startswith("<") or any(Path(file).is_relative_to(p) for p in own)
 
 
-def _self_module(frame: FrameType) -> torch.nn.Module | None:
+def _owner(frame: FrameType) -> torch.nn.Module | None:
+    """The module whose method a frame runs: its first argument."""
     import torch
 
-    owner = frame.f_locals.get("self")
+    first = next(iter(frame.f_code.co_varnames), "")
+    owner = frame.f_locals.get(first)
     return owner if isinstance(owner, torch.nn.Module) else None
 
 

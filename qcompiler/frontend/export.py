@@ -138,7 +138,7 @@ def _constraint(error: Exception) -> str:
     """The first line that says which dimension is wrong."""
     lines = [x.strip(" -") for x in str(error).splitlines()]
     telling = [x for x in lines if "specialized" in x or "inferred" in x or "not all values" in x]
-    return (telling or [first_line(error)])[0][:300]
+    return (telling or [first_line(error)])[0].split(". ")[0]
 
 
 @contextmanager

@@ -24,6 +24,12 @@ SAME_VALUE = frozenset({
 VIEWS = frozenset({aten.expand.default, aten.broadcast_to.default, aten.expand_as.default})
 """Ops whose result needs no memory, however large it is."""
 
+LAYOUT = frozenset({
+    aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default,
+    aten.reshape.default, aten.squeeze.dim, aten.unsqueeze.default, aten._to_copy.default,
+})  # fmt: skip
+"""Ops after which a weight is still the weight, and keeps its name."""
+
 
 def folded(b: Builder, target: Any, args: Sequence[Any]) -> Value | None:
     """The call's result as constants, or None when it must be an operation of the graph."""
@@ -40,9 +46,10 @@ def folded(b: Builder, target: Any, args: Sequence[Any]) -> Value | None:
             return None
     with torch.no_grad():
         result = _made(target, args, b.known)
+    like = operands if target in LAYOUT else ()
     if isinstance(result, list | tuple):
-        return tuple(b.value(r, like=operands) for r in result)
-    return b.value(result, like=operands)
+        return tuple(b.value(r, like=like) for r in result)
+    return b.value(result, like=like)
 
 
 def _made(target: torch._ops.OpOverload, args: Sequence[Any], known: Mapping[Node, Any]) -> Any:

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from qcompiler.frontend.builder import Builder, Value
 from qcompiler.frontend.dims import AxisNames, Dims, named_symbols, same
-from qcompiler.frontend.errors import Absent, Refusal
+from qcompiler.frontend.errors import Absent, Refusal, TraceError
 from qcompiler.frontend.folding import folded
 from qcompiler.frontend.naming import Sites, clean, module_of, named_uniquely, origin_of
 from qcompiler.frontend.signature import Signature, input_tree, output_tree, signature_of
@@ -33,7 +33,7 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.op} at {self.place or 'an unknown place'}: {self.reason}"
+        return f"{self.op}{self.place}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,10 @@ class Importer:
         return Outcome(named_uniquely(graph))
 
     def input(self, node: fx.Node, name: str) -> Node:
-        type_ = self.type_of(node.meta["val"])
+        try:
+            type_ = self.type_of(node.meta["val"])
+        except Refusal as refused:
+            raise TraceError(f"input {name!r} cannot be traced: {refused}") from None
         assert type_ is not None
         made = Input(type_)(name=name)
         self.values[node] = made
@@ -130,8 +133,8 @@ class Importer:
         if node.target in VANISH:
             return None
         absent = self.absent_operand(node)
-        if absent is not None and node.target is not operator.getitem:
-            return self.absent(node, absent)
+        if absent is not None:
+            return absent if node.target is operator.getitem else self.absent(node, absent)
         try:
             return self.call(node)
         except (Refusal, OpError) as refused:
@@ -167,7 +170,9 @@ class Importer:
         return cause if cause.reported else self.problem(node, f"it needs {cause.reason}")
 
     def problem(self, node: fx.Node, reason: str) -> Absent:
-        self.problems.append(Problem(str(node.target), place(node), reason))
+        source = node.args[0] if node.target is operator.getitem else node
+        target = source.target if isinstance(source, fx.Node) else node.target
+        self.problems.append(Problem(str(target), place(node), reason))
         return Absent(reason, reported=True)
 
     def offered(self, node: fx.Node) -> Any:
@@ -192,10 +197,12 @@ class Importer:
         args = bound(node, self.operand)
         vals = val if isinstance(val, list | tuple) else [val]
         self.b.begin(self.sites.of(node), [self.type_of(v) for v in vals])
-        handler = TABLE.get(node.target)
         constant = folded(self.b, node.target, args)
         if constant is not None:
             return constant
+        if any(t is not None and t.dtype in HALF for t in self.b.expected):
+            raise Refusal("a half-precision result; call module.float() before tracing")
+        handler = TABLE.get(node.target)
         if handler is None:
             self.unknown[node.target] = None
             return self.problem(node, "the op is unknown")
@@ -234,10 +241,15 @@ class Importer:
         raise Refusal("a body without a result")
 
 
+HALF = (DType.FLOAT16, DType.BFLOAT16)
+
+
 def place(node: fx.Node) -> str:
+    """` at 'layer1.0', net.py:12`, as far as the export knows it."""
     path, _ = module_of(node)
-    origin = origin_of(node)
-    return origin if path else f"the module itself, {origin}" if origin else "the module itself"
+    line = origin_of(node).removeprefix(path).strip()
+    parts = [p for p in (repr(path) if path else "", line) if p]
+    return f" at {', '.join(parts)}" if parts else ""
 
 
 def agrees(got: Any, want: TensorType) -> bool:

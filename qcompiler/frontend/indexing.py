@@ -85,15 +85,27 @@ def index_first(b: Builder, x: Node, tensors: Sequence[Node]) -> Node:
     An index that counts 0, 1, ... along an axis of its own keeps that axis instead.
     """
     rank = max(t.tensor.rank for t in tensors)
-    places = [counts_along(b, t, d, rank) for t, d in zip(tensors, x.tensor.shape, strict=False)]
-    apart = len({p for p in places if p is not None}) == len(places)
-    if apart:
+    places = counted_places(b, tensors, x.tensor.shape, rank)
+    if None not in places and len(set(places)) == len(places):
         return kept_axes(b, x, [p for p in places if p is not None], rank)
     if len(tensors) == 2 and places[0] is not None:
         own = _axes_of(tensors[1], rank)
         if places[0] not in own:
             return gather_beside(b, x, tensors[1], places[0], rank)
     return index_flat(b, x, tensors)
+
+
+def counted_places(
+    b: Builder, tensors: Sequence[Node], sizes: Sequence[Dim], rank: int
+) -> list[int | None]:
+    """The axis each index counts along; one of a single element takes an axis nobody uses."""
+    places = [counts_along(b, t, d, rank) for t, d in zip(tensors, sizes, strict=False)]
+    used = {axis for t in tensors for axis in _axes_of(t, rank)}
+    for k, index in enumerate(tensors):
+        if places[k] is not None and not _axes_of(index, rank):
+            places[k] = next((axis for axis in range(rank) if axis not in used), None)
+            used |= {axis for axis in (places[k],) if axis is not None}
+    return places
 
 
 def _axes_of(index: Node, rank: int) -> set[int]:
@@ -161,6 +173,17 @@ def index_flat(b: Builder, x: Node, tensors: Sequence[Node]) -> Node:
     return b(Gather(0), merged, total)
 
 
+def unfold(b: Builder, x: Node, axis: int, size: int, step: int) -> Value:
+    """Windows of an axis; the places within a window become the last axis."""
+    axis = axis_of(axis, x.tensor.rank)
+    (length,) = static(x.tensor.shape[axis : axis + 1], "unfold of an axis")
+    starts = range(0, length - size + 1, step)
+    index = [[start + k for k in range(size)] for start in starts]
+    y = b(Gather(axis), x, b.const(index, DType.INT64))
+    order = [k for k in range(y.tensor.rank) if k != axis + 1]
+    return b.permute(y, [*order, axis + 1])
+
+
 def one_hot(b: Builder, index: Node, classes: int = -1) -> Value:
     if classes < 0:
         raise Refusal("one_hot without num_classes; give the number of classes")
@@ -193,6 +216,7 @@ ROWS: Mapping[Any, Handler] = {
     aten.gather.default: gather,
     aten.index.Tensor: index,
     aten._unsafe_index.Tensor: index,
+    aten.unfold.default: unfold,
     aten.one_hot.default: one_hot,
     aten.tril.default: triangle(Relation.LE),
     aten.triu.default: triangle(Relation.GE),

@@ -109,14 +109,18 @@ def bounds(size: Dim, start: Any, stop: Any) -> tuple[Dim, Dim]:
     if all(isinstance(v, int) or v is None for v in (size, start, stop)):
         low, high, _ = slice(start, stop).indices(size)  # type: ignore[arg-type]
         return low, max(low, high)
-    low = 0 if start is None else start
-    high = size if stop is None or (isinstance(stop, int) and stop >= NO_END) else stop
-    return tuple(size + v if isinstance(v, int) and v < 0 else v for v in (low, high))  # type: ignore[return-value]
+    begin: Dim = 0 if start is None else start
+    end: Dim = size if stop is None or (isinstance(stop, int) and stop >= NO_END) else stop
+    return from_front(begin, size), from_front(end, size)
+
+
+def from_front(place: Dim, size: Dim) -> Dim:
+    return size + place if isinstance(place, int) and place < 0 else place
 
 
 def select(b: Builder, x: Node, axis: int, index: Dim) -> Value:
     axis = axis_of(axis, x.tensor.rank)
-    at = x.tensor.shape[axis] + index if isinstance(index, int) and index < 0 else index
+    at = from_front(index, x.tensor.shape[axis])
     return b.reshape(b.slice(x, axis, at, at + 1), b.out.shape)
 
 
@@ -164,7 +168,7 @@ def stack(b: Builder, parts: Sequence[Node], axis: int = 0) -> Value:
 
 def select_scatter(b: Builder, x: Node, source: Node, axis: int, index: int) -> Value:
     axis = axis_of(axis, x.tensor.rank)
-    at = x.tensor.shape[axis] + index if index < 0 else index
+    at = from_front(index, x.tensor.shape[axis])
     shape = (*x.tensor.shape[:axis], 1, *x.tensor.shape[axis + 1 :])
     source = b.reshape(b.cast(source, x.tensor.dtype), shape)
     return _replaced(b, x, source, axis, at, at + 1)

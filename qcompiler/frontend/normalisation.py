@@ -47,7 +47,7 @@ def batch_norm_any(
 ) -> Value:  # fmt: skip
     """Without running statistics it normalises by the batch's own, as in training."""
     if training or mean is None or var is None:
-        raise Refusal("batch norm by the batch's own statistics; export the model in eval mode")
+        raise Refusal(f"{BY_BATCH}; export the model in eval mode")
     return batch_norm(b, x, w, bias, mean, var, eps)
 
 
@@ -117,7 +117,20 @@ def dropout(b: Builder, x: Node, _: float, training: bool | None = None) -> Valu
     return x
 
 
+def in_training(what: str) -> Handler:
+    def row(*_: Any) -> Value:
+        raise Refusal(f"{what}; export the model in eval mode")
+
+    return row
+
+
+BY_BATCH = "batch norm by the batch's own statistics"
+
 ROWS: Mapping[Any, Handler] = {
+    aten.native_dropout.default: in_training("dropout in training mode"),
+    aten._native_batch_norm_legit.default: in_training(BY_BATCH),
+    aten._native_batch_norm_legit.no_stats: in_training(BY_BATCH),
+    aten._native_batch_norm_legit_functional.default: in_training(BY_BATCH),
     aten._native_batch_norm_legit_no_training.default: batch_norm_eval,
     aten.batch_norm.default: batch_norm_any,
     aten.layer_norm.default: layer_norm,

@@ -120,8 +120,10 @@ def window_counts(window: Window, height: int, width: int, with_padding: bool) -
     inside = torch.ones(1, 1, height, width)
     if with_padding:
         (t, b), (left, r) = window.padding
+        (_, bottom), (_, right) = window.fitted(height, width).padding
         inside = torch.nn.functional.pad(inside, (left, r, t, b), value=1.0)
-        window = Window(window.kernel, window.stride, NO_PADS, window.dilation, window.ceil)
+        over = ((0, max(bottom - b, 0)), (0, max(right - r, 0)))
+        window = Window(window.kernel, window.stride, over, window.dilation)
     total = torch.zeros(())
     for tap in window.taps(inside, 0.0):
         total = total + tap
