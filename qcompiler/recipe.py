@@ -73,9 +73,11 @@ def _toml(value: object) -> str:
 
 
 def _read_toml(text: str) -> dict[str, object]:
-    try:
+    import sys
+
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
     try:
         return tomllib.loads(text)

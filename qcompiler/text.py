@@ -161,7 +161,7 @@ def constants_of(graph: Graph) -> dict[str, torch.Tensor]:
 
 
 def _params_in(node: Node) -> Iterable[QParams]:
-    types = getattr(node.type, "items", (node.type,))
+    types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
     yield from (t.quant for t in types if t.quant)
     ops = [s.op for s in node.op.steps] if isinstance(node.op, Region) else [node.op]
     for op in ops:
@@ -171,7 +171,10 @@ def _params_in(node: Node) -> Iterable[QParams]:
 
 
 def save(graph: Graph, path: Path, store: Path | None = None) -> None:
-    """Write `path` and, beside it, `constants.safetensors` (or into `store`), atomically."""
+    """Write `path`, and its constants by hash into `store` (default: `<name>.constants/`).
+
+    Each file is written whole or not at all.
+    """
     from safetensors.torch import save_file
 
     text, table = str(graph), constants_of(graph)

@@ -174,7 +174,8 @@ class LayerNorm(RowOp):
     eps: float
 
     def law(self, n: Any, *xs: Any) -> Any:
-        return arith.layer_norm(n, *xs, eps=self.eps)
+        x, w, b = xs
+        return arith.layer_norm(n, x, w, b, eps=self.eps)
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ class RmsNorm(RowOp):
     eps: float
 
     def law(self, n: Any, *xs: Any) -> Any:
-        return arith.rms_norm(n, *xs, eps=self.eps)
+        x, w = xs
+        return arith.rms_norm(n, x, w, eps=self.eps)
 
 
 @dataclass(frozen=True)

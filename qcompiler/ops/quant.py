@@ -128,9 +128,14 @@ class Requantize(Elementwise):
         return self.out
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
-        rule = arith.requantize if len(xs) == 2 else arith.requantize_select
-        o = self.out
-        return rule(n, *xs, o.zero_point, o.qmin, o.qmax, self.to.value)
+        o, to = self.out, self.to.value
+        if len(xs) == 2:
+            acc, m = xs
+            return arith.requantize(n, acc, m, o.zero_point, o.qmin, o.qmax, to)
+        acc, positive, negative = xs
+        return arith.requantize_select(
+            n, acc, positive, negative, o.zero_point, o.qmin, o.qmax, to
+        )
 
 
 @dataclass(frozen=True)
@@ -251,7 +256,8 @@ class IntAdd(Elementwise):
         return self.out
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
-        return arith.int_add(n, *xs, self.za, self.zb, self.ma, self.mb)
+        a, b = xs
+        return arith.int_add(n, a, b, self.za, self.zb, self.ma, self.mb)
 
 
 @dataclass(frozen=True)
@@ -268,7 +274,8 @@ class IntMul(Elementwise):
         return _product_params(inputs[0], inputs[1], 0)
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
-        return arith.int_mul(n, *xs, self.za, self.zb)
+        a, b = xs
+        return arith.int_mul(n, a, b, self.za, self.zb)
 
 
 @dataclass(frozen=True)
