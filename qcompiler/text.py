@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.graph import Graph, Level, Node, Note
+from qcompiler.graph import Graph, Node, Note
 from qcompiler.op import Op
 from qcompiler.ops import Const, Input, Region, Step
-from qcompiler.types import DIGEST_OVER, DType, QParams, Sym, TensorType
+from qcompiler.types import DIGEST_OVER, QParams, Sym, TensorType, TupleType
 
 if TYPE_CHECKING:
     import torch
@@ -208,7 +209,8 @@ class Store(dict[str, Any]):
         self.folder = folder
 
     def __contains__(self, key: object) -> bool:
-        return (self.folder / f"{key}.safetensors").is_file()
+        plain = isinstance(key, str) and re.fullmatch(r"[0-9a-f]+(\.\w+)?", key)
+        return bool(plain) and (self.folder / f"{key}.safetensors").is_file()
 
     def __missing__(self, key: str) -> torch.Tensor:
         from safetensors.torch import load_file
@@ -219,8 +221,3 @@ class Store(dict[str, Any]):
 
     def keys(self) -> Any:
         return {f.name.removesuffix(".safetensors") for f in self.folder.glob("*.safetensors")}
-
-
-__all__ = [
-    "DType", "Level", "constants_of", "literal", "load", "print_graph", "save", "show_type",
-]  # fmt: skip

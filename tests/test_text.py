@@ -125,3 +125,13 @@ def test_deep_graphs_do_not_recurse():
     assert len(parse(str(graph)).nodes()) == 5001
     assert len(pickle.loads(pickle.dumps(graph)).nodes()) == 5001
     assert str(copy.deepcopy(graph)) == str(graph)
+
+
+def test_a_text_reads_no_other_files(tmp_path):
+    save(cnn(), tmp_path / "g.qir")
+    store = tmp_path / "g.constants"
+    (tmp_path / "secret.safetensors").write_bytes(next(store.iterdir()).read_bytes())
+    path = tmp_path / "h.qir"
+    path.write_text("graph @float {\n%c = const('#../secret') : float32[10]\n}")
+    with pytest.raises(ParseError, match="is not among the constants"):
+        load(path, store)
