@@ -1,0 +1,80 @@
+"""Plots as SVG text, drawn with matplotlib: small multiples of weight histograms."""
+
+from __future__ import annotations
+
+import math
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.report.tensors import Weight
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZE = (2.75, 1.35)  # inches; four fit side by side on the page
+LABELLED = 0.92  # share of the axis that may have a label without its text being cut off
+DECADES = {1: "1", 10: "10", 100: "100", 10**3: "1k", 10**4: "10k", 10**5: "100k", 10**6: "1M",
+           10**7: "10M", 10**8: "100M"}  # fmt: skip
+BEFORE, AFTER, INK = "#c3cad4", "#0b62c4", "#5b6675"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qcompiler",  # the same data, the same text
+    "font.family": "sans-serif",
+    "font.size": 7,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": BEFORE,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def histograms(weights: list[Weight]) -> list[str]:
+    """One <svg> per layer: counts before (filled) and after (line), on a logarithmic axis."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        return [_svg(_histogram(Figure(figsize=SIZE), w)) for w in weights]
+
+
+def _histogram(figure: Figure, w: Weight) -> Figure:
+    axes: Any = figure.add_axes((0.115, 0.17, 0.865, 0.8))
+    if w.before is not None:
+        axes.stairs(w.before, w.edges, fill=True, color=BEFORE)
+    axes.stairs(w.after, w.edges, color=AFTER, linewidth=0.8)
+    top = max(float(w.after.max()), 10.0)
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, top * 1.6)
+    ticks = [count for count in DECADES if count <= top]
+    axes.set_yticks(ticks, [DECADES[count] for count in ticks])
+    end = _round_down(LABELLED * float(w.edges[-1]))
+    axes.set_xlim(w.edges[0], w.edges[-1])
+    axes.set_xticks((-end, 0.0, end), (f"{-end:g}", "0", f"{end:g}"))
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _round_down(value: float) -> float:
+    """A positive number cut after its first digit."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return math.floor(value / unit) * unit
+
+
+def _svg(figure: Figure) -> str:
+    """The <svg> element alone, to stand inside HTML."""
+    out = StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :].strip()
