@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.channel_stats import Channels
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,7 +34,7 @@ UNBOUNDED = 2.0**100
 below what stands in for -inf in masks (float32's lowest, -3.4e38, and sums with it)."""
 
 BLOCK = 4096
-"""Elements summed in float32 before float64 takes over; bounds the rounding of the moments."""
+"""Squares summed in float32 before float64 takes over."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Stats:
     masked, infinite, nan: values left out of everything else (-inf, inf, NaN; see UNBOUNDED).
     low, high: extremes; inf and -inf when nothing was seen. total, squares: exact sums of what
     float64 sums of each call to `of` gave. cells: used cells in value order, int32; counts: int64.
-    channels: float32 [2, C], extremes per channel; None where their number varied or is unknown.
+    channels: the same per channel; None where the number of channels varied.
     """
 
     count: int = 0
@@ -75,13 +77,13 @@ class Stats:
     squares: Fraction = Fraction(0)
     cells: Cells = field(default_factory=_no_cells)
     counts: Cells = field(default_factory=_no_counts)
-    channels: Cells | None = None
+    channels: Channels | None = None
 
     @staticmethod
     def of(value: torch.Tensor, channel_axis: int | None = None) -> Stats:
         """Statistics of a float32 tensor.
 
-        channel_axis: along which extremes are also kept (axis 1 of rank 4, else the last one).
+        channel_axis: the axis of channels (None: axis 1 of rank 4, else the last one).
         """
         import torch
 
@@ -90,20 +92,17 @@ class Stats:
             raise TypeError(f"Stats.of: expected float32, got {x.dtype}")
         if x.numel() == 0:
             return EMPTY
-        channels = _extremes(x, channel_axis)
-        if bool((channels.abs() < UNBOUNDED).all()):  # NaN fails it, too
+        channels = Channels.of(x, channel_axis)
+        largest = np.maximum(np.abs(channels.low), np.abs(channels.high)).max()
+        if largest < UNBOUNDED:  # NaN fails it, too
             return _of_finite(x, channels)
         keep = x.abs() < UNBOUNDED
-        lows = torch.where(keep, x, math.inf)
-        highs = torch.where(keep, x, -math.inf)
-        channels = torch.stack(
-            (_extremes(lows, channel_axis)[0], _extremes(highs, channel_axis)[1])
-        )
+        channels = Channels.of(x, channel_axis, keep)
         nan = int(x.isnan().sum())
         masked = int((x <= -UNBOUNDED).sum())
         rest = _of_finite(x[keep], channels) if bool(keep.any()) else EMPTY
         infinite = x.numel() - rest.count - nan - masked
-        return replace(rest, masked=masked, infinite=infinite, nan=nan, channels=channels.numpy())
+        return replace(rest, masked=masked, infinite=infinite, nan=nan, channels=channels)
 
     def merge(self, other: Stats) -> Stats:
         """The statistics of both. Associative and commutative, bit for bit; EMPTY is neutral."""
@@ -176,8 +175,9 @@ class Stats:
         return f"Stats({self.count} in [{self.low:g}, {self.high:g}], mean {self.mean:g})"
 
     def _head(self) -> list[str]:
+        first = 0 if self.channels is None else self.channels.first
         numbers = (self.count, self.masked, self.infinite, self.nan, self.total, self.squares)
-        return [*map(str, numbers), self.low.hex(), self.high.hex()]
+        return [*map(str, numbers), self.low.hex(), self.high.hex(), str(first)]
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """As tensors, for a .safetensors file; `from_tensors` gives an equal value back."""
@@ -188,15 +188,20 @@ class Stats:
             "head": torch.frombuffer(head, dtype=torch.uint8),
             "cells": torch.from_numpy(np.stack((self.cells.astype(np.int64), self.counts))),
         }
-        if self.channels is not None:
-            table["channels"] = torch.from_numpy(self.channels.copy())
+        c = self.channels
+        if c is not None:
+            table["channels"] = torch.from_numpy(np.stack((c.low, c.high)))
+            table["sums"] = torch.from_numpy(np.column_stack((c.counts, c.sums)))
         return table
 
     @staticmethod
     def from_tensors(table: dict[str, torch.Tensor]) -> Stats:
         head = json.loads(bytes(table["head"].tolist()))
         cells, counts = table["cells"].numpy()
-        channels = table.get("channels")
+        channels = None
+        if "channels" in table:
+            (low, high), sums = table["channels"].numpy().copy(), table["sums"].numpy().copy()
+            channels = Channels(low, high, sums[:, 0], int(head[8]), sums[:, 1:])
         count, masked, infinite, nan = map(int, head[:4])
         return Stats(
             count,
@@ -209,40 +214,25 @@ class Stats:
             squares=Fraction(head[5]),
             cells=cells.astype(np.int32),
             counts=counts.copy(),
-            channels=None if channels is None else channels.numpy().copy(),
+            channels=channels,
         )
 
 
 EMPTY = Stats()
 
 
-def _of_finite(x: torch.Tensor, channels: torch.Tensor) -> Stats:
+def _of_finite(x: torch.Tensor, channels: Channels) -> Stats:
     cells, counts = _count(x)
-    low, high = channels[0].min(), channels[1].max()
-    total, squares = _moments(x)
     return Stats(
         x.numel(),
-        low=float(low),
-        high=float(high),
-        total=Fraction(total),
-        squares=Fraction(squares),
+        low=float(channels.low.min()),
+        high=float(channels.high.max()),
+        total=Fraction(float(channels.totals.sum())),
+        squares=Fraction(_squares(x)),
         cells=cells,
         counts=counts,
-        channels=channels.numpy(),
+        channels=channels,
     )
-
-
-def _extremes(x: torch.Tensor, channel_axis: int | None) -> torch.Tensor:
-    """[2, C] smallest and largest per channel; -0.0 becomes 0.0, or the order would show."""
-    import torch
-
-    if x.ndim == 0:
-        return torch.stack((x, x)).reshape(2, 1) + 0.0
-    axis = (1 if x.ndim == 4 else x.ndim - 1) if channel_axis is None else channel_axis
-    rest = [k for k in range(x.ndim) if k != axis % x.ndim]
-    if not rest:
-        return torch.stack((x, x)) + 0.0
-    return torch.stack((x.amin(rest), x.amax(rest))) + 0.0
 
 
 def _count(x: torch.Tensor) -> tuple[Cells, Cells]:
@@ -266,37 +256,33 @@ def _edge(cells: Cells) -> Cells:
     return np.where(cells < 0, -1.0, 1.0) * magnitude.astype(np.float64)
 
 
-def _moments(x: torch.Tensor) -> tuple[float, float]:
-    """Sum and sum of squares in float64, of float32 sums over blocks.
+def _squares(x: torch.Tensor) -> float:
+    """The sum of squares: float64, of float32 sums over blocks.
 
-    Squares of magnitudes near 2^64 overflow a float32 block; those are summed in float64 instead.
+    Squares of magnitudes near 2^64 overflow float32; then all are summed in float64.
     """
     import torch
 
     flat = x.reshape(-1)
     whole = flat.numel() // BLOCK * BLOCK
-    total, squares = 0.0, 0.0
+    total = 0.0
     for part in (flat[:whole].reshape(-1, BLOCK), flat[whole:].reshape(1, -1)):
         norms = torch.linalg.vector_norm(part, dim=-1)
-        wide = part if bool(norms.isfinite().all()) else part.double()
-        total += float(wide.sum(-1).double().sum())
-        squares += float(torch.linalg.vector_norm(wide, dim=-1).double().square().sum())
-    return total, squares
+        if not bool(norms.isfinite().all()):
+            norms = torch.linalg.vector_norm(part.double(), dim=-1)
+        total += float(norms.double().square().sum())
+    return total
 
 
 def _merged(a: Stats, b: Stats) -> tuple[Cells, Cells]:
     cells = np.concatenate((a.cells, b.cells))
     if not len(cells):
         return a.cells, a.counts
-    first = int(cells.min())
-    table = np.zeros(int(cells.max()) - first + 1, np.int64)
-    table[a.cells - first] = a.counts
-    table[b.cells - first] += b.counts
-    used = np.flatnonzero(table)
-    return (used + first).astype(np.int32), table[used]
+    order = np.argsort(cells, kind="stable")  # a merge of two sorted runs
+    cells = cells[order]
+    first = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
+    return cells[first], np.add.reduceat(np.concatenate((a.counts, b.counts))[order], first)
 
 
-def _joined(a: Cells | None, b: Cells | None) -> Cells | None:
-    if a is None or b is None or a.shape != b.shape:
-        return None
-    return np.stack((np.minimum(a[0], b[0]), np.maximum(a[1], b[1])))
+def _joined(a: Channels | None, b: Channels | None) -> Channels | None:
+    return None if a is None or b is None else a.merge(b)

@@ -22,7 +22,8 @@ def tensor(values: list[float]) -> torch.Tensor:
 
 def range_part(s: Stats) -> tuple[object, ...]:
     """What ranges are chosen from, as bytes and exact numbers."""
-    channels = None if s.channels is None else s.channels.tobytes()
+    c = s.channels
+    channels = c and (c.low.tobytes(), c.high.tobytes(), c.counts.tobytes())
     numbers = (s.count, s.masked, s.infinite, s.nan, s.low.hex(), s.high.hex())
     return (*numbers, s.cells.tobytes(), s.counts.tobytes(), channels)
 
@@ -135,7 +136,10 @@ def test_what_is_left_out_of_ranges() -> None:
     assert (s.count, s.masked, s.infinite, s.nan, s.seen) == (2, 2, 1, 1, 6)
     assert (s.low, s.high, s.mean) == (1.0, 3.0, 2.0)
     assert s.channels is not None
-    assert s.channels.tolist() == [[1.0, math.inf], [3.0, -math.inf]]
+    assert s.channels.low.tolist() == [1.0, math.inf]
+    assert s.channels.high.tolist() == [3.0, -math.inf]
+    assert s.channels.counts.tolist() == [2, 0]
+    assert s.channels.means[0] == 2.0 and math.isnan(s.channels.means[1])
 
 
 def test_nothing_finite_and_nothing_at_all() -> None:
@@ -157,15 +161,45 @@ def test_signed_zeros_are_one_extreme() -> None:
 @pytest.mark.parametrize(
     ("shape", "axis"), [((2, 3, 4, 5), 1), ((2, 3, 5), 2), ((4, 5), 1), ((5,), 0)]
 )
-def test_extremes_per_channel(shape: tuple[int, ...], axis: int) -> None:
+def test_extremes_and_means_per_channel(shape: tuple[int, ...], axis: int) -> None:
     x = raw(2, *shape)
     rest = tuple(k for k in range(len(shape)) if k != axis)
     s = Stats.of(x)
     assert s.channels is not None
-    assert np.array_equal(s.channels[0], x.numpy().min(rest))
-    assert np.array_equal(s.channels[1], x.numpy().max(rest))
+    assert np.array_equal(s.channels.low, x.numpy().min(rest))
+    assert np.array_equal(s.channels.high, x.numpy().max(rest))
+    assert s.channels.means == pytest.approx(x.double().numpy().mean(rest), rel=1e-5, abs=1e-6)
     first = Stats.of(x, 0).channels
-    assert first is not None and first.shape == (2, shape[0])
+    assert first is not None and len(first.low) == shape[0]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1, width=32), st.integers(-120, 90)), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+)
+def test_sums_per_channel_are_exact_in_any_order(
+    terms: list[tuple[float, int]], random: object
+) -> None:
+    """Terms of far different size, which float64 would lose in one order and keep in another."""
+    values = tensor([math.ldexp(m, e) for m, e in terms])
+    parts = [Stats.of(torch.stack((v, -v)).reshape(1, 2)) for v in values]
+    exact = sum((Fraction(float(v)) for v in values), Fraction(0))
+    for _ in range(2):
+        random.shuffle(parts)  # type: ignore[attr-defined]
+        merged = EMPTY
+        for part in parts:
+            merged = merged.merge(part)
+        c = merged.channels
+        assert c is not None
+        units = sum(
+            (int(v) * Fraction(2) ** (16 * (c.first + k)) for k, v in enumerate(c.sums[0])),
+            Fraction(0),
+        )
+        assert units == exact
+        rounding = 1e-12 * float(values.abs().sum())
+        assert c.totals[0] == pytest.approx(float(exact), rel=1e-9, abs=rounding)
+        assert c.totals[1] == -c.totals[0]
+        assert c.sums.shape[1] == 0 or (c.sums[:, 0].any() and c.sums[:, -1].any())
 
 
 def test_a_number_of_channels_that_varies_gives_none() -> None:
@@ -205,4 +239,6 @@ def test_memory_stays_bounded() -> None:
     s = EMPTY
     for k in range(20):
         s = s.merge(Stats.of(raw(k, 1, 16, 64, 64) * 2.0 ** (k - 10)))
-    assert s.cells.nbytes + s.counts.nbytes < 250_000 and len(s.cells) <= CELLS
+    assert s.channels is not None
+    assert s.cells.nbytes + s.counts.nbytes + s.channels.nbytes < 250_000
+    assert len(s.cells) <= CELLS
