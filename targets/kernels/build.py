@@ -65,7 +65,9 @@ class View:
             return at.pixel
         row: Expr = 0
         for size, index in zip(shape[:-1], at.lead, strict=True):
-            row = row * size + (0 if size == 1 else index)
+            inner = 0 if size == 1 else index
+            # Only the first dimension can be symbolic, and nothing is multiplied by it.
+            row = inner if isinstance(row, int) and row == 0 else row * size + inner
         return row
 
 

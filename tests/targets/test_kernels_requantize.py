@@ -1,0 +1,65 @@
+"""Saturating requantization gives the law's codes wherever it says it does."""
+
+import numpy as np
+import pytest
+import torch
+from kernel_cases import Codes, assembly, integer_product, product
+
+from qcompiler import arith
+from qcompiler.targets.kernels.build import Operand
+from qcompiler.targets.kernels.dot import MADDWD
+from qcompiler.targets.kernels.geometry import Linear
+from qcompiler.targets.kernels.requantize import MULTIPLIER_MAX, requantize_packed, saturates
+
+LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
+
+
+def accumulators(channels: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    extremes = [0, 1, -1, 2**31 - 1, -(2**31), 2**24 + 1, -(2**24) - 1]
+    scales = 2.0 ** rng.integers(1, 31, channels)
+    values = rng.uniform(-1, 1, channels) * scales
+    return np.concatenate([extremes, values])[:channels].astype(np.int32)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("zero_point", [0, 3, -128, 127, 255])
+@pytest.mark.parametrize("channels", [64, 31, 8])
+def test_codes_are_the_law(dtype, zero_point, channels):
+    low, high = LIMITS[dtype]
+    if not low <= zero_point <= high:
+        zero_point = 100
+    acc = accumulators(channels)
+    multiplier = np.resize(np.float32([0.999, 1 / 2, 1e-3, 2.0**-20, 1e-7, 0.0]), channels)
+    a, m = torch.from_numpy(acc), torch.from_numpy(multiplier)
+    law = arith.requantize(arith.TORCH, a, m, zero_point, low, high, dtype)
+    # The accumulators are the bias: the codes are all at the zero point.
+    c = Codes(np.zeros((1, 4), np.uint8), np.zeros((channels, 4), np.int8), acc)
+    result = integer_product(
+        Linear((1,), 4, channels), MADDWD, c, zero_point=0, out_dtype=dtype, arrays=[multiplier],
+        operands=[Operand("m", (channels,), "float32")],
+        epilogue=lambda a, at, n, views: requantize_packed(
+            a, views[0].load(at, n), zero_point, n, dtype
+        ),
+    )  # fmt: skip
+    np.testing.assert_array_equal(result[0], law.numpy())
+
+
+def test_it_says_where_it_holds():
+    assert saturates(0.5, 0, 255, "uint8") and saturates(0.5, -128, 127, "int8")
+    assert not saturates(0.5, 0, 250, "uint8")
+    assert not saturates(0.5, -127, 127, "int8")
+    assert not saturates(1.0, 0, 255, "uint8")
+    assert not saturates(0.5, 0, 255, "int16")
+    assert np.float32(2.0**31) * np.float32(MULTIPLIER_MAX) < 2.0**31
+
+
+def test_packs_clamp():
+    function = product(
+        Linear((8,), 16, 32), MADDWD, in_dtype="uint8", out_dtype="uint8",
+        operands=[Operand("m", (32,), "float32")],
+        epilogue=lambda a, at, n, views: requantize_packed(a, views[0].load(at, n), 3, n, "uint8"),
+    )  # fmt: skip
+    text = assembly(function)
+    assert all(w in text for w in ("vcvtps2dq", "vpackssdw", "vpaddsw", "vpackuswb"))
+    assert not any(w in text for w in ("vmaxps", "vminps", "vpminsd", "vpmaxsd"))
