@@ -17,6 +17,8 @@ from qcompiler.recipe import Activations
 from qcompiler.stats import EMPTY, Stats
 from qcompiler.types import DType, TensorType
 
+from .share_scales import only_clamped
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 @declare("calibrate", Level.FLOAT, Level.CALIBRATED, exact=True)
 @dataclass(frozen=True)
 class Calibrate(Pass):
-    """Statistics on every float32 value, from the calibration data.
+    """Statistics on every float32 value, from the calibration data; what only a clamp reads has
+    none of its own, the clamp's decide.
 
     Each piece of the data starts from the initial state. Without data the graph only changes its
     level; DataError where the recipe has static activations, which need it.
@@ -39,7 +42,7 @@ class Calibrate(Pass):
 
 
 def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
-    """Statistics of each float32 value that is no constant.
+    """Statistics of each float32 value that is no constant, and that more than a clamp reads.
 
     Emits `calibrated` with the SHA-256 of the data.
     """
@@ -50,7 +53,10 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
             f"recipe {ctx.recipe.name!r} has static activations: expected calibration data, got "
             f"none; pass an iterable of inputs, or choose the recipe 'int8-dynamic'"
         )
-    stats = {node: EMPTY for node in graph.nodes() if _is_measured(node)}
+    users, results = graph.users(), set(graph.results)
+    stats = {
+        node: EMPTY for node in users if _is_value(node) and not only_clamped(node, users, results)
+    }
 
     def see(node: Node, value: torch.Tensor | Any) -> None:
         if node in stats:
@@ -69,7 +75,7 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
     return stats
 
 
-def _is_measured(node: Node) -> bool:
+def _is_value(node: Node) -> bool:
     is_float = isinstance(node.type, TensorType) and node.type.dtype is DType.FLOAT32
     return is_float and not isinstance(node.op, Const)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from networkx.utils import UnionFind
 
 from qcompiler.graph import Graph, Node
-from qcompiler.op import Fixed, Same
-from qcompiler.ops import Concat
+from qcompiler.op import Compute, Fixed, Same
+from qcompiler.ops import Clamp, Concat
 
 from .intervals import Range, hull, width
 
@@ -36,8 +37,8 @@ class Family:
 def shared_scales(graph: Graph, spans: Mapping[Node, Range]) -> list[list[Node]]:
     """The tensors with a static per-tensor scheme, in classes of one scale each.
 
-    An op that moves codes shares its operand's scale, and what only a concat reads takes the
-    concat's: its codes end on that grid anyway. A class that would hold two fixed ranges, or
+    An op that moves codes shares its operand's scale. What only a concat or a clamp reads takes
+    the reader's: its codes end on that grid anyway. A class that would hold two fixed ranges, or
     ranges wider than SHARE_RATIO apart, is not formed; a requantize joins the parts.
     """
     members = [node for node in graph.nodes() if is_static(node)]
@@ -64,11 +65,12 @@ def is_static(node: Node) -> bool:
 def deciders(members: list[Node], spans: Mapping[Node, Range]) -> list[Node]:
     """The members whose values decide the range: they hold some that no operand in the class has.
 
-    What is merely moved does not count twice.
+    What is merely moved does not count twice; what was not measured decides only if nothing was.
     """
-    inside = set(members)
+    measured = [node for node in members if is_measured(node)] or members[:1]
+    inside = set(measured)
     chosen = []
-    for node in members:
+    for node in measured:
         sources = [spans[i] for i in node.inputs if i in inside]
         low, high = hull(*sources, (0.0, 0.0))
         if not sources or spans[node][0] < low or spans[node][1] > high:
@@ -76,11 +78,25 @@ def deciders(members: list[Node], spans: Mapping[Node, Range]) -> list[Node]:
     return chosen
 
 
+def is_measured(node: Node) -> bool:
+    return node.note.stats is not None and node.note.stats.seen > 0
+
+
+def only_clamped(node: Node, users: Mapping[Node, list[Node]], results: Collection[Node]) -> bool:
+    """Whether the node's value is computed, and a clamp is all that reads it: the clamp's range is
+    all that matters of its own."""
+    readers = users[node]
+    alone = len(readers) == 1 and node not in results
+    return alone and isinstance(node.op.quant, Compute) and isinstance(readers[0].op, Clamp)
+
+
 def _family(node: Node, span: Range) -> Family:
     rule = node.op.quant
+    if not is_measured(node) and not isinstance(rule, Fixed):
+        return Family(math.inf, 0.0, frozenset())
     fixed = frozenset([(rule.lo, rule.hi)]) if isinstance(rule, Fixed) else frozenset[Range]()
     size = width(hull(span, *fixed))
-    return Family(size if size > 0 else float("inf"), size, fixed)
+    return Family(size if size > 0 else math.inf, size, fixed)
 
 
 def _edges(graph: Graph) -> Iterator[tuple[Node, Node]]:
@@ -88,13 +104,14 @@ def _edges(graph: Graph) -> Iterator[tuple[Node, Node]]:
     users = graph.users()
     results = set(graph.results)
     for node in users:
-        if not isinstance(node.op.quant, Same) or not node.inputs:
-            continue
-        joined = isinstance(node.op, Concat)
-        for source in node.inputs if joined else node.inputs[:1]:
-            alone = users[source] == [node] and source not in results
-            if (alone or not joined) and _alike(source, node):
-                yield source, node
+        sources: Sequence[Node] = ()
+        if isinstance(node.op, Concat):
+            sources = [i for i in node.inputs if users[i] == [node] and i not in results]
+        elif isinstance(node.op, Clamp):
+            sources = [i for i in node.inputs if only_clamped(i, users, results)]
+        elif isinstance(node.op.quant, Same):
+            sources = node.inputs[:1]
+        yield from ((source, node) for source in sources if _alike(source, node))
 
 
 def _alike(a: Node, b: Node) -> bool:

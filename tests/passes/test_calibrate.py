@@ -31,7 +31,8 @@ def conv_net(batch: int | Sym = 1) -> Graph:
     x = given_input("x", batch, 3, 8, 8)
     w = const(torch.randn(4, 3, 3, 3, generator=g), name="w")
     y = Conv2d(padding=((1, 1), (1, 1)))(x, w, name="conv")
-    return Graph((x,), (Clamp(0.0)(y, name="relu"),))
+    twice = Add()(y, y, name="twice")
+    return Graph((x,), (Clamp(0.0)(twice, name="relu"),))
 
 
 def two_inputs(batch: int | Sym = 2) -> Graph:
@@ -54,10 +55,11 @@ def stats_of(graph: Graph, data: Any) -> dict[str, Stats | None]:
     return {n.name: n.note.stats for n in done.nodes()}
 
 
-def test_each_float_value_is_measured_and_constants_are_not() -> None:
+def test_which_values_are_measured() -> None:
     graph, x = conv_net(), images(3)
     found = stats_of(graph, [x[k : k + 1] for k in range(3)])
     assert found["w"] is None
+    assert found["twice"] is None  # only the clamp reads it
     expected = {"x": EMPTY, "conv": EMPTY, "relu": EMPTY}
 
     def see(node: Node, value: torch.Tensor) -> None:
@@ -80,6 +82,15 @@ def test_the_graph_keeps_its_nodes_and_notes() -> None:
     assert all(n.note.stats is None for n in graph.nodes())
     x = images(1, 4)
     assert torch.equal(interpret(done, x), interpret(graph, x))
+
+
+def test_what_a_clamp_and_something_else_reads_is_measured() -> None:
+    graph = conv_net()
+    (relu,) = graph.outputs
+    (twice,) = relu.inputs
+    for other in (twice, Add()(twice, relu, name="sum")):
+        found = stats_of(replace(graph, outputs=(relu, other)), [images(1)])
+        assert found["twice"] is not None
 
 
 def test_integer_inputs_and_tuples_are_not_measured() -> None:

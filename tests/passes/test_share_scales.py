@@ -8,6 +8,7 @@ from plans import U8, chosen, held, params, source, span
 
 from qcompiler.graph import Node
 from qcompiler.ops import (
+    Add,
     AvgPool2d,
     Clamp,
     Concat,
@@ -104,6 +105,28 @@ def test_concat_forces_nothing_on_others() -> None:
     assert span(params(found["c"])) == pytest.approx((-0.1, 0.1), abs=0.01)  # far narrower
     assert same(found["b"], found["both"])
     assert span(params(found["both"])) == pytest.approx((-3.0, 2.0), abs=0.02)
+
+
+def test_a_clamp_lends_its_scale_to_what_only_it_reads() -> None:
+    x = source("x", -4.0, 4.0)
+    raw = Add()(x, x, name="raw").with_note(scheme=U8)  # not measured
+    relu = held(Clamp(0.0)(raw, name="relu"), 0.0, 8.0)
+    found = chosen(held(Reshape((4, 1))(relu, name="view"), 0.0, 8.0))
+    assert same(found["raw"], found["relu"], found["view"])
+    assert span(params(found["raw"])) == pytest.approx((0.0, 8.0), abs=0.04)
+    assert not same(found["x"], found["raw"])
+
+
+def test_a_clamp_does_not_narrow_what_others_read_or_what_was_moved() -> None:
+    x = source("x", -4.0, 4.0)
+    both = held(Add()(x, x, name="both"), -8.0, 8.0)
+    relu = held(Clamp(0.0)(both, name="relu"), 0.0, 8.0)
+    view = held(Reshape((4, 1))(x, name="view"), -4.0, 4.0)
+    low = held(Clamp(0.0)(view, name="low"), 0.0, 4.0)
+    found = chosen(relu, low, held(Reshape((4, 1))(both, name="other"), -8.0, 8.0))
+    assert span(params(found["both"])) == pytest.approx((-8.0, 8.0), abs=0.07)
+    assert span(params(found["relu"])) == pytest.approx((0.0, 8.0), abs=0.04)
+    assert same(found["x"], found["view"]) and not same(found["view"], found["low"])
 
 
 def test_an_operand_that_is_also_an_output_keeps_its_scale() -> None:
