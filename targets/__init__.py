@@ -16,7 +16,14 @@ from types import ModuleType
 from qcompiler.machine import features as host_features
 
 from .base import Target
+from .link import LinkError
+from .lower import LowerError
 from .x86 import X86_64_V3
+
+__all__ = [
+    "DONE", "PLANNED", "LinkError", "LowerError", "Target", "TargetError", "get", "host_features",
+    "names", "native",
+]  # fmt: skip
 
 DONE: tuple[Target, ...] = (X86_64_V3,)
 """Every finished target; of one architecture, the most capable last."""

@@ -59,17 +59,23 @@ class Target:
         result = self.answer(node)
         return result.reason if isinstance(result, Miss) else None
 
-    def _fastest(self, a: DType, b: DType) -> Dot | None:
-        return next((d for d in self.isa if (d.a_dtype, d.b_dtype) == (a.value, b.value)), None)
+    def refuses_integer(self, node: Node) -> str | None:
+        """Why the integer form of a float node has no kernel here; None when it has."""
+        return None
+
+    def _fast(self, a: DType, b: DType) -> Dot | None:
+        """The instruction on these codes whose proof asks least of the weights."""
+        fitting = [d for d in self.isa if (d.a_dtype, d.b_dtype) == (a.value, b.value)]
+        return min(fitting, key=lambda d: d.sums.products if d.sums else 0, default=None)
 
     def sum_rule(self, a: DType, b: DType) -> SumRule | None:
         """What the fast instruction for codes a x b adds in 16 bits; None: nothing."""
-        dot = self._fastest(a, b)
+        dot = self._fast(a, b)
         return dot.sums if dot else None
 
     def depth(self, a: DType, b: DType) -> int:
         """How many adjacent products along the reduction axis one accumulator lane takes."""
-        dot = self._fastest(a, b)
+        dot = self._fast(a, b)
         return dot.depth if dot else 1
 
     def packing(self, node: Node) -> Packing | None:

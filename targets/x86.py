@@ -7,11 +7,15 @@ from functools import partial
 from qcompiler.ops import Attention, BatchNorm
 
 from .base import Target
-from .kernels import cumsum, elementwise, gather, movement, rows, window
+from .kernels import anchors, cumsum, elementwise, gather, movement, rows, window
 from .kernels.algebra import Primitives, fenced_product
 from .kernels.dot import FMA, MADDWD, MADDWD_WIDE, maddubs
+from .kernels.requantize import requantize_packed
 
-AVX2 = Primitives(product=fenced_product, bits=256)
+AVX2 = Primitives(product=fenced_product, bits=256, requantize=requantize_packed)
+
+# The fastest first; the sums of maddubs must be proven, all others are exact.
+AVX2_DOTS = (maddubs(4), maddubs(2), maddubs(1), MADDWD, MADDWD_WIDE, FMA)
 
 X86_64_V3 = Target(
     name="x86-64-v3",
@@ -21,14 +25,18 @@ X86_64_V3 = Target(
         "mcpu": "x86-64-v3",
         "mattr": ["+avx2", "+fma", "+f16c", "+bmi2", "-avx512f"],
     },
-    isa=(maddubs(1), MADDWD, MADDWD_WIDE, FMA),
+    isa=AVX2_DOTS,
     features=("avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"),
     support={
         Attention: "attention is decomposed before it is lowered",
         BatchNorm: "batch norm is folded before it is lowered",
     },
-    kernels=tuple(
-        partial(family.lower, primitives=AVX2)
-        for family in (elementwise, rows, window, movement, gather, cumsum)
+    kernels=(
+        partial(anchors.lower, primitives=AVX2, isa=AVX2_DOTS),
+        *(
+            partial(family.lower, primitives=AVX2)
+            for family in (elementwise, rows, window, movement, gather, cumsum)
+        ),
     ),
+    packings=partial(anchors.packing, isa=AVX2_DOTS),
 )

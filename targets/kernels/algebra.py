@@ -28,11 +28,13 @@ class Primitives:
     """What has no portable spelling: how a machine is told to round a product by itself.
 
     product: the rounded product of two floats, never contracted with a neighbouring add.
-    bits: the width of a vector register.
+    bits: the width of a vector register. requantize: (acc, multiplier, zero point, lanes, dtype)
+    to codes, where `requantize.saturates` holds; None: by the law.
     """
 
     product: Callable[[Value, Value], Value]
     bits: int
+    requantize: Callable[[Value, Value, int, int, str], Value] | None = None
 
     def lanes(self, dtype_bits: int) -> int:
         return max(self.bits // dtype_bits, 1)
@@ -91,6 +93,8 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "gt": np.greater, "le": np.less_equal, "ge": np.greater_equal, "eq": np.equal,
     "and": np.logical_and, "or": np.logical_or,
 }  # fmt: skip
+
+_COMPARISONS = frozenset({"lt", "gt", "le", "ge", "eq"})
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,10 @@ class TIR:
             return a >> a.dtype.type(count)
         return bind(tirx.shift_right(a, widened(number(count, dtype_of(a)), lanes_of(a))))
 
+    def vector(self, a: Value, lanes: int) -> Value:
+        """The value as TIR with the given number of lanes."""
+        return widened(a, lanes)
+
     def lookup(self, table: Any, index: Value, /) -> Value:
         """`table` is a one-dimensional buffer."""
         return bind(table[index if not known(index) else int(index)])
@@ -210,7 +218,8 @@ class TIR:
         x, y = widened(a, lanes), widened(b, lanes)
         if x.same_as(y) and dtype_of(x).startswith("float"):
             y = _hidden(y)
-        return bind(node(x, y))
+        # LLVM finds equal comparisons by itself.
+        return node(x, y) if name in _COMPARISONS else bind(node(x, y))
 
 
 def widened(v: Value, lanes: int) -> Value:
@@ -224,8 +233,12 @@ def bind(v: Value) -> Value:
 
     TVM's own names cannot be used: its analysis of a chain of them takes time exponential in the
     chain's length, and crashes on vectors of integers. LLVM keeps such an array in a register.
+    Truth values are kept as bytes: TVM mixes up arrays of them with those of bytes.
     """
     lanes, dtype = lanes_of(v), dtype_of(v)
+    if dtype == "bool":
+        byte = bind(tirx.Cast(wide("uint8", lanes), v))
+        return tirx.NE(byte, widened(np.uint8(0), lanes))
     name = T.alloc_buffer((lanes,), dtype)
     at = 0 if lanes == 1 else T.ramp(0, 1, lanes)
     T.buffer_store(name, v, [at])

@@ -26,7 +26,8 @@ def lower(site: Site, primitives: Primitives) -> Answer:
         return None
     if node.tensor.dtype.value not in ACCUMULATORS:
         return Miss(f"no running sum is defined for {node.tensor.dtype.value}")
-    return Launch(("cumsum", site.key, primitives), lambda: _function(node, primitives), node.inputs)
+    key = ("cumsum", site.key, primitives)
+    return Launch(key, lambda: _function(node, primitives), node.inputs)
 
 
 def _function(node: Node, primitives: Primitives) -> Any:

@@ -69,10 +69,12 @@ def evaluate(
     load: Load,
     table: Table,
     given: Mapping[Node, Value] | None = None,
+    special: Callable[[Node, Sequence[Value]], Value | None] = lambda node, args: None,
 ) -> dict[Node, Value]:
     """The value of every node of the body at the current point, over the algebra n.
 
-    given: values that are known already, of nodes outside the body.
+    given: values that are known already, of nodes outside the body. special: the value of a step
+    that the machine computes in its own way, to the same bits.
     """
     values: dict[Node, Value] = dict(given or {})
     for node in body:
@@ -81,7 +83,8 @@ def evaluate(
             _operand(operand, shape, values, load, table)
             for operand, shape in zip(node.inputs, operand_shapes(node), strict=True)
         ]
-        values[node] = node.op.law(n, *args)
+        value = special(node, args)
+        values[node] = node.op.law(n, *args) if value is None else value
     return values
 
 

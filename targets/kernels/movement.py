@@ -15,7 +15,6 @@ from tvm.script.ir_builder import tirx as T
 from qcompiler.graph import Node
 from qcompiler.ops import Arange, Concat, Dilate, Expand, Flip, Full, Pad, Permute, Slice
 
-
 from .algebra import Primitives, Value, bind, dtype_bits, literal, number
 from .build import Buffer, Expr, Params, function, vector
 from .elementwise import nest, offset, points, read, write
@@ -215,12 +214,12 @@ class Transposition:
             i, j = _first(i, side, self.down), _first(j, side, self.across)
             start = [at, to]
             for axis, k in zip(self.rest, around, strict=True):
-                start = [s + k * step if step else s for s, step in zip(start, axis.steps, strict=True)]
-            read_at = start[0] + i + j * self.across.steps[0]
-            write_at = start[1] + j + i * self.down.steps[1]
-            rows = [bind(vector(source, read_at + k * self.across.steps[0], side)) for k in range(side)]
+                start = [s + k * d if d else s for s, d in zip(start, axis.steps, strict=True)]
+            across, down = self.across.steps[0], self.down.steps[1]
+            start = [start[0] + i + j * across, start[1] + j + i * down]
+            rows = [bind(vector(source, start[0] + k * across, side)) for k in range(side)]
             for k, row in enumerate(transposed(rows)):
-                write(target, write_at + k * self.down.steps[1], 1, row, side)
+                write(target, start[1] + k * down, 1, row, side)
 
 
 def _first(tile: Expr, side: int, axis: Axis) -> Expr:
@@ -260,7 +259,7 @@ def transposed(rows: Sequence[Value]) -> list[Value]:
     for _ in range(n.bit_length() - 1):
         pairs = list(zip(result[:half], result[half:], strict=True))
         result = [
-            bind(T.Shuffle([a, b], [i + part * half for i in low])) for a, b in pairs for part in (0, 1)
+            bind(T.Shuffle([a, b], [i + part for i in low])) for a, b in pairs for part in (0, half)
         ]
     return result
 

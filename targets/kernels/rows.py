@@ -74,7 +74,7 @@ def _lifted(name: str) -> Callable[..., Any]:
     return method
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class RowTIR:
     """`arith.RowAlgebra` over TIR, for one row of `size` elements.
 

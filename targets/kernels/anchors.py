@@ -1,0 +1,276 @@
+"""Regions around a product: which template, which instruction, and the steps as its epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.graph import Node
+from qcompiler.op import Elementwise
+from qcompiler.ops import (
+    Const,
+    Conv2d,
+    IntConv2d,
+    IntLinear,
+    IntMatmul,
+    Linear,
+    Matmul,
+    Packing,
+    Requantize,
+    Unpack,
+)  # fmt: skip
+from qcompiler.types import Dim as GraphDim
+
+from . import geometry
+from .algebra import TIR, Primitives, Value, bind
+from .batched import batch_matmul
+from .build import Expr, Operand, Point, View
+from .depthwise import depthwise_conv2d
+from .dot import Dot
+from .formula import evaluate, scalar, supported, uses
+from .launch import Answer, Launch, Miss, Site, dims, operand
+from .matmul import conv2d, linear
+from .requantize import saturates
+from .weights import Weight, channelwise, chosen, code_range, packing_for
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTED = (Conv2d, IntConv2d, Linear, IntLinear)
+PRODUCTS = (*WEIGHTED, Matmul, IntMatmul)
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """The elementwise steps of a region, on accumulators of its anchor."""
+
+    site: Site
+    anchor: Node
+    primitives: Primitives
+
+    @property
+    def steps(self) -> list[Node]:
+        return [
+            b for b in self.site.body if b is not self.anchor and not isinstance(b.op, Unpack)
+        ]
+
+    @property
+    def leaves(self) -> list[Node]:
+        return list(dict.fromkeys(n for n, _ in uses(self.steps) if n is not self.anchor))
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [operand(f"e{k}", leaf.tensor) for k, leaf in enumerate(self.leaves)]
+
+    @property
+    def saturating(self) -> frozenset[int]:
+        """Which steps are requantizations that saturating packs do exactly."""
+        if self.primitives.requantize is None:
+            return frozenset()
+        return frozenset(k for k, s in enumerate(self.steps) if _saturates(s))
+
+    @property
+    def key(self) -> Hashable:
+        numbers = tuple(scalar(i) for i in self.site.node.inputs)
+        return self.site.key, numbers, self.saturating, self.primitives
+
+    def __call__(self, acc: Expr, at: Point, lanes: int, views: Sequence[View]) -> Expr:
+        leaves, steps, n = self.leaves, self.steps, TIR(self.primitives)
+        fast = {steps[k] for k in self.saturating}
+
+        def load(leaf: Node, shape: tuple[GraphDim, ...]) -> Value:
+            view = views[leaves.index(leaf)]
+            seen = replace(view, operand=replace(view.operand, shape=dims(shape)))
+            return bind(seen.load(at, 1 if not shape or shape[-1] == 1 else lanes))
+
+        def table(leaf: Node) -> Any:
+            return views[leaves.index(leaf)].flat
+
+        def special(node: Node, args: Sequence[Value]) -> Value | None:
+            if node not in fast:
+                return None
+            assert self.primitives.requantize is not None and isinstance(node.op, Requantize)
+            acc, m = (n.vector(a, lanes) for a in args)
+            out = node.op.out
+            return bind(self.primitives.requantize(acc, m, out.zero_point, lanes, node.op.to.value))
+
+        known = {self.anchor: bind(acc)}
+        values = evaluate(steps, n, load, table, known, special)
+        return n.vector(values[self.site.body[-1]], lanes)
+
+
+def _saturates(step: Node) -> bool:
+    if not isinstance(step.op, Requantize) or len(step.inputs) != 2:
+        return False
+    m = step.inputs[1].op
+    if not isinstance(m, Const) or not bool((m.value >= 0).all()):
+        return False
+    out = step.op.out
+    return saturates(float(m.value.max()), out.qmin, out.qmax, step.op.to.value)
+
+
+def lower(site: Site, primitives: Primitives, isa: Sequence[Dot]) -> Answer:
+    """[unpack] product elementwise*."""
+    anchors = [b for b in site.body if isinstance(b.op, PRODUCTS)]
+    if len(anchors) != 1:
+        return None
+    (anchor,) = anchors
+    epilogue = Epilogue(site, anchor, primitives)
+    if not all(isinstance(b.op, Elementwise) for b in epilogue.steps):
+        return None
+    if set(anchor.inputs) & set(epilogue.steps):
+        return Miss("steps before a product are computed in a kernel of their own")
+    if any(b.tensor.shape != anchor.tensor.shape for b in epilogue.steps):
+        return Miss(f"steps after a product must have its shape {anchor.type!r}")
+    problem = supported([b for b in site.body if not isinstance(b.op, Unpack)])
+    if problem:
+        return Miss(problem)
+    weight = Weight.of(anchor.inputs[1])
+    if isinstance(anchor.op, Matmul | IntMatmul):
+        return _matmul(anchor, epilogue, isa)
+    if weight is None:
+        return Miss("the weight must be a constant")
+    return _weighted(anchor, weight, epilogue, isa)
+
+
+def packing(node: Node, isa: Sequence[Dot]) -> Packing | None:
+    """How the kernel for a node with a constant weight reads it."""
+    for anchor in Site.of(node).body:
+        if isinstance(anchor.op, WEIGHTED):
+            weight = Weight.of(anchor.inputs[1])
+            made = None if weight is None else Product.of(anchor, weight, isa)
+            return made.packing if isinstance(made, Product) else None
+    return None
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product with constant weights: its sizes, instruction, and what is added to its codes."""
+
+    g: geometry.Conv | geometry.Linear
+    dot: Dot
+    in_dtype: str
+    shift: int
+    zero_point: int
+
+    @staticmethod
+    def of(anchor: Node, weight: Weight, isa: Sequence[Dot]) -> Product | Miss:
+        g = _geometry(anchor)
+        if isinstance(g, Miss):
+            return g
+        x = anchor.inputs[0]
+        dtype = x.tensor.dtype.value
+        if not isinstance(anchor.op, IntConv2d | IntLinear):
+            dot = next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
+            return Product(g, dot, dtype, 0, 0) if dot else Miss(f"no instruction for {dtype}")
+        codes = code_range(x)
+        found = chosen(isa, weight.value, g, codes, max(-codes[0], 0))
+        if found is None:
+            return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
+        return Product(g, found[0], dtype, found[1], anchor.op.zero_point)
+
+    @property
+    def packing(self) -> Packing:
+        return packing_for(self.g, self.dot, self.in_dtype)
+
+    def start(self, anchor: Node, weight: Weight) -> Node | torch.Tensor | None:
+        """Where the accumulators start: `b - (zp + shift) * sum(w)`, or b itself."""
+        import torch
+
+        bias = anchor.inputs[2] if len(anchor.inputs) > 2 else None
+        moved = self.zero_point + self.shift
+        if moved == 0:
+            return bias
+        total = -moved * weight.value.to(torch.int64).flatten(1).sum(1)
+        if bias is not None:
+            if not isinstance(bias.op, Const):
+                raise _Unfit("the bias of codes with a zero point must be a constant")
+            total = total + bias.op.value
+        # Sums wrap: what comes out at the end fits int32.
+        return total.to(torch.int32)
+
+    def function(self, out_dtype: str, epilogue: Epilogue, init: bool) -> Any:
+        common: dict[str, Any] = {
+            "in_dtype": self.in_dtype, "out_dtype": out_dtype, "epilogue": epilogue,
+            "operands": epilogue.operands, "init": init, "shift": self.shift,
+        }  # fmt: skip
+        if isinstance(self.g, geometry.Linear):
+            return linear(self.g, self.dot, **common)
+        template = depthwise_conv2d if channelwise(self.g, self.dot) else conv2d
+        return template(self.g, self.dot, pad=self.zero_point, **common)
+
+
+class _Unfit(Exception):
+    """Why a product cannot be lowered."""
+
+
+def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
+    product = Product.of(anchor, weight, isa)
+    if isinstance(product, Miss):
+        return product
+    try:
+        start = product.start(anchor, weight)
+    except _Unfit as e:
+        return Miss(str(e))
+    out = epilogue.site.body[-1].tensor.dtype.value
+    starts = [] if start is None else [start]
+    operands = [anchor.inputs[0], weight.laid(product.packing), *starts, *epilogue.leaves]
+    key = ("product", product.g, product.dot.name, product.in_dtype, product.shift, epilogue.key)
+    return Launch(key, lambda: product.function(out, epilogue, bool(starts)), operands)
+
+
+def _geometry(anchor: Node) -> geometry.Conv | geometry.Linear | Miss:
+    x, w = (dims(i.tensor.shape) for i in anchor.inputs[:2])
+    op = anchor.op
+    if not isinstance(op, Conv2d):
+        n, k = w
+        assert isinstance(n, int) and isinstance(k, int)
+        return geometry.Linear(x[:-1], k, n)
+    if not op.channels_last:
+        return Miss("convolution kernels read channels last: run the layout pass")
+    batch, height, width, channels = x
+    (top, bottom), (left, right) = op.padding
+    sizes = (height, width, channels, *w)
+    if any(isinstance(d, str) for d in sizes):
+        return Miss("only the batch dimension of a convolution may be symbolic")
+    h, wide, c, o, _, kh, kw = (int(d) for d in sizes)
+    pads = (top, left, bottom, right)
+    return geometry.Conv(
+        batch, h, wide, c, o, (kh, kw), op.stride, op.dilation, pads, op.groups
+    )
+
+
+def _matmul(anchor: Node, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
+    """Both operands are activations."""
+    a, b = anchor.inputs
+    left, right = dims(a.tensor.shape), dims(b.tensor.shape)
+    if left[:-2] != right[:-2]:
+        return Miss(f"batch dimensions must agree, got {a.type!r} and {b.type!r}")
+    sizes = (*left[-2:], right[-1])
+    if any(isinstance(d, str) for d in (*left[1:], *right[1:], *sizes)):
+        return Miss("only the first batch dimension of a matmul may be symbolic")
+    m, k, n = (int(d) for d in sizes)
+    g = geometry.Matmul(left[:-2], m, k, n)
+    dot = _pair_dot(anchor, isa)
+    if dot is None:
+        return Miss(f"no instruction multiplies {a.tensor.dtype.value} by {b.tensor.dtype.value}")
+    out = epilogue.site.body[-1].tensor.dtype.value
+    zeros = (anchor.op.za, anchor.op.zb) if isinstance(anchor.op, IntMatmul) else (0, 0)
+
+    def build() -> Any:
+        return batch_matmul(
+            g, dot, a_dtype=a.tensor.dtype.value, b_dtype=b.tensor.dtype.value, out_dtype=out,
+            za=zeros[0], zb=zeros[1], epilogue=epilogue, operands=epilogue.operands,
+        )  # fmt: skip
+
+    return Launch(("matmul", g, dot.name, epilogue.key), build, [a, b, *epilogue.leaves])
+
+
+def _pair_dot(anchor: Node, isa: Sequence[Dot]) -> Dot | None:
+    if isinstance(anchor.op, IntMatmul):
+        return next((d for d in isa if d.a_dtype == d.b_dtype == "int16"), None)
+    dtype = anchor.tensor.dtype.value
+    return next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
+
+
