@@ -249,9 +249,25 @@ class _Reader:
         return Step(self.op(kind, list(node.keywords), None), indices)
 
     def floor(self, node: ast.expr) -> Any:
-        if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Div):
+        above, below = self.fraction(node)
+        if isinstance(below, int) and below == 1:
             raise ParseError(f"expected floor(a/b), got floor({ast.unparse(node)})")
-        return self.value(node.left) // self.value(node.right)
+        return above // below
+
+    def fraction(self, node: ast.expr) -> tuple[Any, Any]:
+        """Numerator and denominator: sympy writes (n - 1) // 2 as floor(n/2 - 1/2)."""
+        if not isinstance(node, ast.BinOp):
+            return self.value(node), 1
+        (a, b), (c, d) = self.fraction(node.left), self.fraction(node.right)
+        if isinstance(node.op, ast.Div):
+            return a * d, b * c
+        if isinstance(node.op, ast.Mult):
+            return a * c, b * d
+        if isinstance(node.op, ast.Add):
+            return a * d + c * b, b * d
+        if isinstance(node.op, ast.Sub):
+            return a * d - c * b, b * d
+        return self.value(node), 1
 
     def params(self, args: list[Any], given: dict[str, Any]) -> QParams:
         if len(args) != 4:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from io import StringIO
@@ -34,7 +35,8 @@ def exported(
 ) -> tuple[ExportedProgram, AxisNames]:
     """The program, functional but not decomposed, and the names of its inputs' symbolic axes."""
     if isinstance(source, ExportedProgram):
-        return _functional(source), []
+        with quiet():
+            return _functional(source), []
     if not isinstance(source, torch.nn.Module):
         kind = type(source).__name__
         raise TraceError(f"expected a Module, ExportedProgram or GraphModule to trace, got {kind}")
@@ -137,7 +139,7 @@ def _mentions(error: BaseException, *words: str) -> bool:
 def _constraint(error: Exception) -> str:
     """The first line that says which dimension is wrong."""
     lines = [x.strip(" -") for x in str(error).splitlines()]
-    telling = [x for x in lines if "specialized" in x or "inferred" in x or "not all values" in x]
+    telling = [x for x in lines if "specialized" in x or "inferred" in x or "Not all values" in x]
     return (telling or [first_line(error)])[0].split(". ")[0]
 
 
@@ -148,6 +150,8 @@ def quiet() -> Iterator[None]:
     levels = [x.level for x in loggers]
     with ExitStack() as stack:
         stack.enter_context(redirect_stderr(StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
         try:

@@ -134,7 +134,7 @@ class Importer:
             return None
         absent = self.absent_operand(node)
         if absent is not None:
-            return absent if node.target is operator.getitem else self.absent(node, absent)
+            return self.absent(node, absent)
         try:
             return self.call(node)
         except (Refusal, OpError) as refused:
@@ -167,7 +167,14 @@ class Importer:
         return next((v for v in found if isinstance(v, Absent)), None)
 
     def absent(self, node: fx.Node, cause: Absent) -> Absent:
-        return cause if cause.reported else self.problem(node, f"it needs {cause.reason}")
+        """A call on a value that could not be made; its own op may be unknown as well."""
+        size = isinstance(node.meta.get("val"), SIZES)
+        if isinstance(node.target, torch._ops.OpOverload) and node.target not in TABLE and not size:
+            self.unknown[node.target] = None
+            return self.problem(node, "the op is unknown")
+        if cause.reported or node.target is operator.getitem:
+            return cause
+        return self.problem(node, f"it needs {cause.reason}")
 
     def problem(self, node: fx.Node, reason: str) -> Absent:
         source = node.args[0] if node.target is operator.getitem else node
@@ -192,7 +199,7 @@ class Importer:
             return self.inlined(node)
         if isinstance(val, torch.SymInt | int) and not isinstance(val, bool):
             return self.dims.dim(val)
-        if isinstance(val, torch.SymBool | torch.SymFloat):
+        if isinstance(val, SIZES):
             return Absent(f"{node.target}, a condition or fraction made of symbolic sizes")
         args = bound(node, self.operand)
         vals = val if isinstance(val, list | tuple) else [val]
@@ -241,6 +248,7 @@ class Importer:
         raise Refusal("a body without a result")
 
 
+SIZES = (torch.SymInt, torch.SymBool, torch.SymFloat)
 HALF = (DType.FLOAT16, DType.BFLOAT16)
 
 

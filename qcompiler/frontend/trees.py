@@ -49,7 +49,8 @@ def _build(tree: Mapping[str, Any], tensors: Sequence[Any]) -> Any:
         return {key: _build(t, tensors) for key, t in tree["dict"]}
     fields = {name: _build(t, tensors) for name, t in tree["fields"]}
     cls = _class(tree["class"])
-    return fields if cls is None else cls(**fields)
+    named = all(isinstance(name, str) for name in fields)
+    return cls(**fields) if isinstance(cls, type) and named else fields
 
 
 def _class(path: str) -> Any:
