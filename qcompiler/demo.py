@@ -121,7 +121,7 @@ def _run(
     programs: dict[str, Any] = {TORCH: module, FLOAT32: plain, INT8: model}
     with _step(console, f"classifying {len(labels)} labelled pictures"):
         logits = {name: _logits(program, inputs) for name, program in programs.items()}
-    with _step(console, f"timing {rounds} calls of each on one thread"):
+    with _step(console, f"timing {rounds} calls of each on one thread", still=True):
         times = latencies(programs, inputs[0], rounds)
     sizes = {TORCH: _bytes(module), FLOAT32: plain.report.bytes_now, INT8: model.report.bytes_now}
     scores = {
@@ -319,10 +319,13 @@ def _write(outcome: Outcome, model: CompiledModel, integer: Graph, source: Graph
 
 
 @contextmanager
-def _step(console: Console, what: str) -> Iterator[Step]:
-    """Shows that something is under way, then how long it took: one line a step."""
+def _step(console: Console, what: str, still: bool = False) -> Iterator[Step]:
+    """Shows that something is under way, then how long it took: one line a step.
+
+    still: nothing moves meanwhile, for what is being timed.
+    """
     start = time.perf_counter()
-    if console.is_terminal:
+    if console.is_terminal and not still:
         with console.status(what) as status:
             yield lambda more: status.update(f"{what}: {more}")
         console.print(what, end="")

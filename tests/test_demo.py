@@ -107,7 +107,7 @@ def test_a_missing_package_is_named_with_the_cure(
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(demo.DemoError, match="file/out.*choose another folder"):
+    with pytest.raises(demo.DemoError, match=r"file/out.*choose another folder"):
         demo.main(tmp_path / "file" / "out")
 
 
