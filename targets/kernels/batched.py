@@ -32,7 +32,7 @@ from .build import (
 )
 from .dot import Dot
 from .geometry import Matmul
-from .matmul import Product, Row, panels_of, tile_rows
+from .matmul import Product, Row, panels_of, split_depth
 from .plan import Plan, Tile, plan_matmul
 
 # Words of 32 bits in a vector, and rows of a block that is transposed in registers.
@@ -94,16 +94,18 @@ class Batch:
                 source, base = scratch(plan.block * g.k + dot.depth, dot.a_dtype), 0
                 with T.serial(0, plan.block) as r:
                     copy(source, r * g.k, self.a, (first + r) * g.k, g.k, self._centred(0))
-            product = Product(dot, plan, (), self.steps, self.steps, g.n, packed, None, out, g.n,
-                              epilogue, views)  # fmt: skip
+            taps, steps, blocked = split_depth(dot, plan, (), self.steps, self.steps)
+            product = Product(dot, plan, taps, steps, self.steps, g.n, packed, None, out, g.n,
+                              epilogue, views, blocked)  # fmt: skip
 
             def part(tile: Tile, panel: Expr, channel: Expr, width: int) -> None:
-                with tile_rows(plan.block, tile.rows) as m:
-                    rows = [
+                def rows(count: int, m: Expr) -> list[Row]:
+                    return [
                         Row(base + (m + i) * g.k, first + m + i, unravel(first + m + i, dims))
-                        for i in range(tile.rows)
+                        for i in range(count)
                     ]
-                    product.tile(tile, source, panel, channel, width, rows)
+
+                product.block(tile, source, panel, channel, width, plan.block, rows)
 
             panels_of(product, part, 0)
 

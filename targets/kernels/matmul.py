@@ -46,6 +46,13 @@ from .plan import Plan, Stage, Tile, channelwise, plan_conv, plan_linear
 # Accumulators handed to the epilogue together: two vectors, so that bytes are packed well.
 EPILOGUE_VECTORS = 2
 
+# Bytes of a panel that stay in a first-level cache of 32 KiB beside the rows that pass by.
+PANEL_BYTES = 24 << 10
+# Bytes of weights a cycle above which a panel is cut to that size (float32, 128 x 3072 x 768: 45
+# GMAC/s uncut, 57 cut). Second-level caches deliver 16 to 32 in practice.
+BLOCKED_RATE = 8.0
+# A piece of a panel is at least this part of what fits: odd depths have no good divisor.
+LEAST_PIECES = 4
 # Dots of a tile and one row of the kernel up to which that row is written out: loops of one or two
 # steps cost more than their bodies (first convolution of EfficientNet: 46 GMAC/s, 58 written out).
 UNROLLED_DOTS = 80
@@ -85,22 +92,71 @@ class Product:
     channels: int
     epilogue: Epilogue
     views: Sequence[View]
+    blocked: bool = False
+
+    def block(self, tile: Tile, source: Buffer, panel: Expr, first: Expr, width: int, count: int,
+              rows: Callable[[int, Expr], list[Row]]) -> None:  # fmt: skip
+        """`count` rows x the `width` channels from `first` on; rows(n, m): n of them from m on."""
+        if not self.blocked:
+            with tile_rows(count, tile.rows) as (_, m):
+                self.tile(tile, source, panel, first, width, rows(tile.rows, m))
+            return
+        size = tile.rows * tile.vectors * self.dot.lanes
+        sums = scratch(-(-count // tile.rows) * size, self.dot.acc_dtype)
+        with T.serial(0, -(-count // tile.rows)) as t:
+            accs = self._accumulators(tile)
+            for line in accs:
+                self._start(line, first, width)
+            self._move(accs, sums, t * size, load=False)
+        with ExitStack() as stack:
+            at, weights, last = self._enter(stack, self.taps, panel)
+            t, m = stack.enter_context(tile_rows(count, tile.rows))
+            places, accs = rows(tile.rows, m), self._accumulators(tile)
+            self._move(accs, sums, t * size, load=True)
+            self._reduce(accs, source, [r.source + at for r in places], weights)
+            with T.If(last):
+                with T.Then():
+                    for row, line in zip(places, accs, strict=True):
+                        self._finish(row, line, first, width)
+                with T.Else():
+                    self._move(accs, sums, t * size, load=False)
+
+    def _accumulators(self, tile: Tile) -> list[list[Buffer]]:
+        lanes, dtype = self.dot.lanes, self.dot.acc_dtype
+        return [[local(lanes, dtype) for _ in range(tile.vectors)] for _ in range(tile.rows)]
+
+    def _move(self, accs: Sequence[Sequence[Buffer]], sums: Buffer, at: Expr, load: bool) -> None:
+        """All accumulators of a tile from memory, or to it."""
+        lanes = self.dot.lanes
+        for k, acc in enumerate(a for line in accs for a in line):
+            target, to, origin, place = (acc, 0, sums, at + k * lanes)
+            if not load:
+                target, to, origin, place = (sums, at + k * lanes, acc, 0)
+            store(target, to, vector(origin, place, lanes), lanes)
+
+    def _enter(self, stack: ExitStack, taps: Sequence[Tap],
+               panel: Expr) -> tuple[Expr, Expr, Expr]:  # fmt: skip
+        """Enters the loops; (offset in the source, in the weights, whether it is the last turn)."""
+        at, weights, last = 0, panel * self.panel_size, True
+        for tap in taps:
+            i = stack.enter_context(T.serial(0, tap.extent))
+            at, weights = at + i * tap.source, weights + i * tap.weights
+            turn = i == tap.extent - 1
+            last = turn if last is True else T.And(last, turn)
+        return at, weights, last
 
     def tile(self, tile: Tile, source: Buffer, panel: Expr, first: Expr, width: int,
              rows: Sequence[Row]) -> None:  # fmt: skip
         """`rows` x the `width` channels from `first` on, whose weights are in `panel`."""
-        lanes = self.dot.lanes
-        accs = [[local(lanes, self.dot.acc_dtype) for _ in range(tile.vectors)] for _ in rows]
+        accs = self._accumulators(tile)
         for line in accs:
             self._start(line, first, width)
         with ExitStack() as stack:
-            at, weights = 0, panel * self.panel_size
             *outer, last = (Tap(1, 0, 0), *self.taps)
             emitted = last.extent * self.steps * len(rows) * tile.vectors
             unrolled = range(last.extent if emitted <= UNROLLED_DOTS else 1)
-            for tap in outer if len(unrolled) > 1 else self.taps:
-                i = stack.enter_context(T.serial(0, tap.extent))
-                at, weights = at + i * tap.source, weights + i * tap.weights
+            loops = outer if len(unrolled) > 1 else self.taps
+            at, weights, _ = self._enter(stack, loops, panel)
             for j in unrolled:
                 here = [r.source + (at + j * last.source) for r in rows]
                 self._reduce(accs, source, here, weights + j * last.weights)
@@ -159,10 +215,10 @@ def _lanes(vectors: Sequence[Expr], start: int, count: int, width: int) -> Expr:
 
 
 @contextmanager
-def tile_rows(count: Expr, size: int) -> Iterator[Expr]:
-    """The first row of each tile; the last tile overlaps the one before it."""
+def tile_rows(count: int, size: int) -> Iterator[tuple[Expr, Expr]]:
+    """(number, first row) of each tile; the last tile overlaps the one before it."""
     with T.serial(0, -(-count // size)) as t:
-        yield t * size if count % size == 0 else T.bind(T.min(t * size, count - size))
+        yield t, t * size if count % size == 0 else T.bind(T.min(t * size, count - size))
 
 
 def panels_of(p: Product, part: Callable[[Tile, Expr, Expr, int], None], chunk: Expr) -> None:
@@ -201,6 +257,28 @@ def _panels(p: Product, part: Callable[[Tile, Expr, Expr, int], None], base: Exp
         part(plan.tail, base + plan.full, channel + plan.full * plan.lanes, plan.rest)
 
 
+def split_depth(dot: Dot, plan: Plan, taps: tuple[Tap, ...], steps: int,
+                size: int) -> tuple[tuple[Tap, ...], int, bool]:  # fmt: skip
+    """(taps, steps of the innermost loop, whether taps go around the rows) of a panel of `size`.
+
+    A panel that exceeds the first-level cache is cut along the reduction, where the instruction is
+    so fast that the second level could not feed it.
+    """
+    tile = plan.main or plan.tail
+    assert tile is not None
+    bytes_per_step = plan.lanes * dot.depth * dot.weight_width
+    rate = bytes_per_step / (tile.rows * tile.vectors * dot.cycles)
+    static = plan.blocks > 0
+    if rate < BLOCKED_RATE or size * bytes_per_step <= PANEL_BYTES or not static:
+        return taps, steps, False
+    most = PANEL_BYTES // bytes_per_step
+    piece = max(d for d in range(1, min(most, steps) + 1) if steps % d == 0)
+    if piece * LEAST_PIECES < min(most, steps):
+        return taps, steps, False
+    inner = (Tap(steps // piece, piece * dot.depth, piece),) if piece < steps else ()
+    return (*taps, *inner), piece, True
+
+
 def packed_shape(g: Conv | Linear, plan: Plan, dot: Dot) -> tuple[int, ...]:
     """The shape of the weights as the kernel reads them."""
     if isinstance(g, Linear):
@@ -234,8 +312,10 @@ def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilog
         images = params.symbols.dim(g.batch)
         window = Window(g, plan, dot, x, pad, shift)
         whole = window.stage_whole(images) if plan.stage is Stage.WHOLE else None
-        product = Product(dot, plan, *window.taps(), g.group_out, weights, start, out,
-                          g.out_channels, epilogue, views)  # fmt: skip
+        taps, steps, size = window.taps()
+        taps, steps, blocked = split_depth(dot, plan, taps, steps, size)
+        product = Product(dot, plan, taps, steps, size, g.group_out, weights, start, out,
+                          g.out_channels, epilogue, views, blocked)  # fmt: skip
         with tasks(images * plan.blocks * plan.chunks, plan.parallel) as task:
             block, task = task % plan.blocks, task // plan.blocks
             image, chunk = task % images, task // images
@@ -243,9 +323,11 @@ def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilog
             source, base = window.source(whole, image, top)
 
             def part(tile: Tile, panel: Expr, first: Expr, width: int) -> None:
-                with tile_rows(plan.block * g.out_width, tile.rows) as m:
-                    rows = window.rows(tile.rows, m, base + _group(g, first), image, top)
-                    product.tile(tile, source, panel, first, width, rows)
+                start = base + _group(g, first)
+                product.block(
+                    tile, source, panel, first, width, plan.block * g.out_width,
+                    lambda n, m: window.rows(n, m, start, image, top),
+                )  # fmt: skip
 
             panels_of(product, part, chunk)
     return made[0]
@@ -382,9 +464,10 @@ def linear(g: Linear, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epil
         io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
         packed = Operand("weights", packed_shape(g, plan, dot), dot.b_dtype)
         x, weights, start, views, out = declare(params, io, packed, dot.acc_dtype, init, operands)
-        steps = -(-g.k // dot.depth)
-        product = Product(dot, plan, (), steps, steps, g.n, weights, start, out, g.n, epilogue,
-                          views)  # fmt: skip
+        size = -(-g.k // dot.depth)
+        taps, steps, blocked = split_depth(dot, plan, (), size, size)
+        product = Product(dot, plan, taps, steps, size, g.n, weights, start, out, g.n, epilogue,
+                          views, blocked)  # fmt: skip
         rows = Rows(g, plan, dot, x, shift, params.symbols)
         rows.emit(product)
     return made[0]
@@ -423,6 +506,10 @@ class Rows:
                 source, base = self._stage(first, size, False), 0
 
             def part(tile: Tile, panel: Expr, channel: Expr, width: int) -> None:
+                if isinstance(size, int):
+                    product.block(tile, source, panel, channel, width, size,
+                                  lambda n, m: self._rows(n, base, first, m))  # fmt: skip
+                    return
                 for rows, m in self._tiles(size, tile.rows):
                     product.tile(Tile(rows, tile.vectors), source, panel, channel, width,
                                  self._rows(rows, base, first, m))  # fmt: skip
@@ -431,10 +518,6 @@ class Rows:
 
     def _tiles(self, size: Expr, rows: int) -> Iterator[tuple[int, Expr]]:
         """(rows of the tile, its first row in the block), each yielded inside its loop."""
-        if isinstance(size, int):
-            with tile_rows(size, rows) as m:
-                yield rows, m
-            return
         with T.serial(0, size // rows) as t:
             yield rows, t * rows
         if rows > 1:

@@ -78,6 +78,15 @@ def test_float(seed):
     assert np.abs(result - right).max() <= FLOAT_TOLERANCE * np.abs(right).max()
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_deep_float_products(transposed):
+    g, rng = Matmul((2,), 30, 1200, 40, transposed), np.random.default_rng(0)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in (g.a_shape, g.b_shape))
+    function = batch_matmul(g, FMA, a_dtype="float32", b_dtype="float32", out_dtype="float32")
+    result, right = run(function, [a, b], g.out_shape, "float32"), product(g, a, b)
+    assert np.abs(result - right).max() <= FLOAT_TOLERANCE * np.abs(right).max()
+
+
 def test_epilogue_operands():
     g, rng = Matmul((2,), 9, 17, 21), np.random.default_rng(0)
     a, b = operand(rng, g.a_shape, "uint8"), operand(rng, g.b_shape, "uint8")

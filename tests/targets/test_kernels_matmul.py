@@ -18,6 +18,7 @@ from kernel_cases import (
 from qcompiler.targets.kernels.build import Operand
 from qcompiler.targets.kernels.dot import FMA, MADDWD, Dot, maddubs
 from qcompiler.targets.kernels.geometry import Conv, Linear
+from qcompiler.targets.kernels.matmul import Tap, split_depth
 from qcompiler.targets.kernels.plan import Stage, plan_conv, plan_linear
 
 # Largest weight for which 2 * group products of u8 codes fit int16 whatever the codes are.
@@ -156,6 +157,37 @@ def test_float_products(seed):
     result = run(function, [x, packed(g, FMA, "float32", w), bias], g.out_shape, "float32")
     right = expected(g, x, w) + bias
     assert np.abs(result - right).max() <= FLOAT_TOLERANCE * np.abs(right).max()
+
+
+@pytest.mark.parametrize(
+    "g",
+    [
+        Linear((37,), 1536, 40),
+        Linear((9,), 1030, 100),
+        Conv(1, 9, 7, 130, 36, (3, 3), padding=(1, 1, 1, 1)),
+        Conv(2, 6, 6, 96, 20, (3, 3), dilation=(1, 2), padding=(1, 2, 1, 2)),
+    ],
+)
+def test_deep_float_products_are_cut_along_the_reduction(g):
+    if isinstance(g, Linear):
+        plan, size = plan_linear(g, FMA, "float32"), g.k
+        cut = split_depth(FMA, plan, (), size, size)
+    else:
+        plan, size = plan_conv(g, FMA, "float32"), 9 * g.channels
+        cut = split_depth(FMA, plan, (Tap(3, 0, 0),), size // 3, size)
+    assert cut[2] and cut[1] < size
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in (g.in_shape, weight_shape(g)))
+    bias = rng.standard_normal(len(w)).astype(np.float32)
+    function = product(g, FMA, in_dtype="float32", out_dtype="float32")
+    result = run(function, [x, packed(g, FMA, "float32", w), bias], g.out_shape, "float32")
+    right = expected(g, x, w) + bias
+    assert np.abs(result - right).max() <= FLOAT_TOLERANCE * np.abs(right).max()
+
+
+def test_a_prime_depth_is_not_cut():
+    g = Linear((37,), 1531, 40)
+    assert not split_depth(FMA, plan_linear(g, FMA, "float32"), (), g.k, g.k)[2]
 
 
 def test_no_init_starts_at_zero():
