@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from qcompiler.recipe import Activations, Recipe, recipe_of
 
 if TYPE_CHECKING:
     from qcompiler.runtime import CompiledModel
+    from qcompiler.target import Target
 
 Progress = Callable[[str, int, int], None]
 
@@ -22,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 def quantize(
     graph: Graph,
     calibration: Iterable[Any] | None = None,
-    target: str = "x86-64-v3",
+    target: str | Target = "x86-64-v3",
     recipe: str | Recipe = "int8",
     progress: Progress | None = None,
 ) -> Graph:
@@ -36,24 +37,33 @@ def quantize(
 
 
 def _quantized(
-    graph: Graph, calibration: Iterable[Any] | None, target: str, recipe: str | Recipe,
+    graph: Graph, calibration: Iterable[Any] | None, target: str | Target, recipe: str | Recipe,
     progress: Progress | None, listen: tuple[Event, ...] = (),
 ) -> Graph:  # fmt: skip
     from qcompiler import passes
     from qcompiler import targets as machines
 
+    ctx = context(graph, calibration, machines.get(target), recipe, progress)
+    config = from_env()
+    ctx = replace(ctx, listen=listen)
+    steps = passes.quantize.stages(graph, ctx, observers_of(config), config.bisect)
+    return _last(graph, steps)
+
+
+def context(
+    graph: Graph, calibration: Iterable[Any] | None, target: Target, recipe: str | Recipe,
+    progress: Progress | None = None,
+) -> Context:  # fmt: skip
+    """What the passes that quantize the graph know; the data only for recipes that need it."""
     wanted = recipe_of(recipe)
     data = calibration if wanted.activations is Activations.STATIC else None
     sample, data = _peek(data, graph)
-    ctx = Context(machines.get(target), wanted, data, sample=sample, listen=listen)
-    ctx = replace(ctx, progress=progress) if progress else ctx
-    config = from_env()
-    stages = passes.quantize.stages(graph, ctx, observers_of(config), config.bisect)
-    return _last(graph, stages)
+    ctx = Context(target, wanted, data, sample=sample)
+    return replace(ctx, progress=progress) if progress else ctx
 
 
-def _last(graph: Graph, stages: Iterable[Graph]) -> Graph:
-    return [graph, *stages][-1]
+def _last(graph: Graph, steps: Iterable[Graph]) -> Graph:
+    return [graph, *steps][-1]
 
 
 def _peek(data: Iterable[Any] | None, graph: Graph) -> tuple[Any, Iterable[Any] | None]:
@@ -70,7 +80,7 @@ def _peek(data: Iterable[Any] | None, graph: Graph) -> tuple[Any, Iterable[Any] 
     return sample, data if hasattr(data, "__len__") else chain([first], rest)
 
 
-def build(graph: Graph, target: str = "x86-64-v3") -> CompiledModel:
+def build(graph: Graph, target: str | Target = "x86-64-v3") -> CompiledModel:
     """An INTEGER graph to a program for the target, in memory; `save` writes it.
 
     Raises LowerError listing every node without a kernel, with the reason.
@@ -79,7 +89,7 @@ def build(graph: Graph, target: str = "x86-64-v3") -> CompiledModel:
 
 
 def _built(
-    graph: Graph, target: str, source: Graph | None = None, calibration: str | None = None
+    graph: Graph, target: str | Target, source: Graph | None = None, calibration: str | None = None
 ) -> CompiledModel:
     from qcompiler import passes
     from qcompiler import targets as machines
@@ -96,25 +106,55 @@ def _built(
     return CompiledModel.of(lowered(fused, machine), fused, graph, source, calibration)
 
 
-def compile(
+@dataclass(frozen=True)
+class Stages:
+    """What a compilation went through: the FLOAT graph, the INTEGER graph, the program."""
+
+    traced: Graph
+    quantized: Graph
+    model: CompiledModel
+
+
+def stages(
     module: Any,
-    example_inputs: tuple[Any, ...],
+    example_inputs: Any,
     calibration: Iterable[Any] | None = None,
-    target: str = "x86-64-v3",
+    target: str | Target = "x86-64-v3",
     recipe: str | Recipe = "int8",
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     progress: Progress | None = None,
-) -> CompiledModel:
-    """trace, quantize and build in one: a PyTorch model to a program for the target."""
+) -> Stages:
+    """What `compile` does, with the graphs on the way. progress: called (what, done, total)."""
     from qcompiler.frontend import trace
 
-    graph = trace(module, example_inputs, kwargs, dynamic_shapes)
+    say = progress or (lambda what, done, total: None)
+    say("trace", 0, 0)
+    traced = trace(module, example_inputs, kwargs, dynamic_shapes)
     hashes: list[str] = []
 
     def listen(event: str, *details: Any) -> None:
         if event == "calibrated":
             hashes.extend(details)
 
-    quantized = _quantized(graph, calibration, target, recipe, progress, (listen,))
-    return _built(quantized, target, graph, next(iter(hashes), None))
+    say("quantize", 0, 0)
+    quantized = _quantized(traced, calibration, target, recipe, progress, (listen,))
+    say("build", 0, 0)
+    model = _built(quantized, target, traced, next(iter(hashes), None))
+    return Stages(traced, quantized, model)
+
+
+def compile(
+    module: Any,
+    example_inputs: Any,
+    calibration: Iterable[Any] | None = None,
+    target: str | Target = "x86-64-v3",
+    recipe: str | Recipe = "int8",
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """trace, quantize and build in one: a PyTorch model to a program for the target."""
+    return stages(
+        module, example_inputs, calibration, target, recipe, kwargs, dynamic_shapes, progress
+    ).model

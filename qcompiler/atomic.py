@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -37,3 +38,16 @@ def _named(error: OSError, path: Path) -> OSError:
     if error.errno is None:
         return error
     return OSError(error.errno, f"cannot write: {error.strerror}", str(path))
+
+
+def probe(path: Path) -> None:
+    """Raises OSError when a file of that name could not be written; leaves nothing behind."""
+    if path.is_dir():
+        raise _named(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        part.touch(exist_ok=False)
+    except OSError as e:
+        raise _named(e, path) from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -28,14 +28,16 @@ NEVER = {
     "report": (*TVM, "qcompiler.cli", "qcompiler.zoo"),
     "zoo": (*TVM, "qcompiler.passes", "qcompiler.targets", "qcompiler.runtime", "qcompiler.cli"),
     "facade": TVM,
+    "cli": TVM,
 }
 # What it may import inside a function only: loading it costs seconds, or a package may be absent.
 HEAVY = ("torch", "transformers", "qcompiler.passes", "qcompiler.targets", *ABOVE_CORE)
 LAZY = {
     "facade": HEAVY,
+    "cli": tuple(name for name in HEAVY if name != "qcompiler.cli"),
     "runtime": ("torch", "qcompiler.passes", "qcompiler.targets", "qcompiler.frontend"),
 }
-FACADE = ("qcompiler/__init__.py", "qcompiler/api.py", "qcompiler/cli.py")
+FACADE = ("qcompiler/__init__.py", "qcompiler/api.py")
 PICTURES = ("matplotlib", "plotly", "PIL", "skimage", "foolbox")
 DRAWS = ("report", "zoo", "demo")
 
@@ -77,7 +79,7 @@ def layer(path: Path) -> str:
     if path.parts[0] in ("passes", "targets"):
         return path.parts[0]
     name = path.parts[1].removesuffix(".py")
-    return name if name in ("demo", "report", "runtime", "zoo") else "core"
+    return name if name in ("cli", "demo", "report", "runtime", "zoo") else "core"
 
 
 def package(path: Path) -> str:
@@ -278,7 +280,7 @@ def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:
         ("qcompiler/ops/nn.py", "from ..passes import fold"),
         ("qcompiler/ops/nn.py", "def f():\n    from tvm import relax"),
         ("qcompiler/__init__.py", "from qcompiler import passes"),
-        ("qcompiler/cli.py", "import torch"),
+        ("qcompiler/cli/run.py", "import torch"),
         ("qcompiler/runtime/model.py", "import torch"),
         ("qcompiler/text.py", "def f():\n    import matplotlib.pyplot"),
         ("passes/fold.py", "from ..targets import x86"),
@@ -293,7 +295,7 @@ def test_wrong_imports_are_found(path: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("qcompiler/cli.py", "def f():\n    from qcompiler import passes, targets"),
+        ("qcompiler/cli/run.py", "def f():\n    from qcompiler import passes, targets"),
         ("qcompiler/__init__.py", "if TYPE_CHECKING:\n    import torch"),
         ("qcompiler/runtime/model.py", "import tvm"),
         ("qcompiler/runtime/verify.py", "def f():\n    import torch"),

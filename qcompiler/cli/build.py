@@ -1,0 +1,128 @@
+"""Commands that make programs: compile, targets, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qcompiler.cli.exits import usage
+from qcompiler.cli.progress import progress
+from qcompiler.cli.sources import DATA_HELP, SOURCE_HELP, data_of, model_of, require_writable
+
+TARGET = click.option(
+    "--target", default="x86-64-v3", show_default=True, metavar="T",
+    help="The machine to build for; `native` is this one.",
+)  # fmt: skip
+RECIPE = click.option(
+    "--recipe", default="int8", show_default=True, metavar="R",
+    help="float32, int8, int8-dynamic, or a .toml file.",
+)  # fmt: skip
+DATA = click.option("--calibration", metavar="DATA", help=f"{DATA_HELP}.")
+
+
+def chosen(target: str, recipe: str) -> tuple[Any, Any]:
+    """The target and the recipe of these names. Raises click.BadParameter."""
+    from qcompiler import targets as machines
+    from qcompiler.recipe import recipe_of
+
+    try:
+        wanted = recipe_of(recipe)
+    except (ValueError, OSError) as e:
+        raise usage(e, "--recipe") from None
+    try:
+        return machines.get(target), wanted
+    except machines.TargetError as e:
+        raise usage(e, "--target") from None
+
+
+def needs_data(recipe: Any, calibration: str | None) -> None:
+    """Raises click.UsageError when the recipe cannot do without calibration data."""
+    from qcompiler.recipe import Activations
+
+    if recipe.activations is Activations.STATIC and calibration is None:
+        raise click.UsageError(
+            f"recipe {recipe.name!r} has static activations and needs --calibration DATA "
+            f"({DATA_HELP}); `int8-dynamic` needs none"
+        )
+
+
+@click.command("compile", epilog=SOURCE_HELP)
+@click.argument("source")
+@TARGET
+@RECIPE
+@DATA
+@click.option("-o", "--output", required=True, metavar="FILE", help="The artifact, m.qcm.")
+@click.option("--report", metavar="FILE", help="Also write an HTML report.")
+def compile_(
+    source: str, target: str, recipe: str, calibration: str | None, output: str,
+    report: str | None,
+) -> None:  # fmt: skip
+    """Compile a PyTorch model to a .qcm artifact.
+
+    It holds native code: give it only to those who trust you, open only those you trust.
+    """
+    machine, wanted = chosen(target, recipe)
+    needs_data(wanted, calibration)
+    for path in (output, report):
+        require_writable(path)
+    from qcompiler.api import stages
+
+    with progress() as show:
+        show("load", 0, 0)
+        model = model_of(source)
+        done = stages(
+            model.module, model.inputs, data_of(calibration), machine.name, wanted,
+            progress=show, **model.options,
+        )  # fmt: skip
+        show("write", 0, 0)
+        done.model.save(output)
+        if report is not None:
+            from qcompiler.report import write_page
+
+            write_page(Path(report), done.model.report, done.quantized, done.traced)
+    click.echo(f"{output}: {summary(done.model)}")
+
+
+def summary(model: Any) -> str:
+    """One line: recipe, target, size, share of integer work."""
+    report, size = model.report, sum(model.bundle.sizes.values())
+    kept = f", {len(report.floats)} layers in float" if report.floats else ""
+    return (
+        f"{model.manifest.recipe} for {model.manifest.target}, {size / 1e6:.1f} MB, "
+        f"{report.integer_share:.0%} of the multiply-adds in integers{kept}"
+    )
+
+
+@click.command()
+def targets() -> None:
+    """The machines to build for, and which of them this one is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from qcompiler import targets as machines
+
+    here = machines.host_features()
+    table = Table("target", "state", "runs here", "needs")
+    for target in machines.DONE:
+        lacking = [f for f in target.features if f not in here]
+        runs = f"no: lacks {', '.join(lacking)}" if lacking else "yes"
+        table.add_row(target.name, "done", runs, " ".join(target.features))
+    for name in machines.PLANNED:
+        table.add_row(name, "not done yet", "", "")
+    Console().print(table)
+    try:
+        click.echo(f"native is {machines.native().name}")
+    except machines.TargetError as e:
+        click.echo(f"native: {e}")
+
+
+@click.command()
+@click.option("-o", "--output", default="demo", show_default=True, metavar="DIR",
+              help="Where the model, the graph dumps and the report go.")  # fmt: skip
+def demo(output: str) -> None:
+    """Compile a pretrained EfficientNet-Lite0 to int8 and compare it with PyTorch."""
+    from qcompiler.demo import main
+
+    main(Path(output))
