@@ -108,8 +108,10 @@ class Builder:
             self.known[named] = self.known[node]
         return named
 
-    def cast(self, x: Node | Number, dtype: DType) -> Node:
+    def cast(self, x: Node | Number | Sym, dtype: DType) -> Node:
         """The operand in a dtype; a Python number becomes a constant of it."""
+        if isinstance(x, Sym):
+            raise Refusal(f"arithmetic with the symbolic size {x!r}")
         if not isinstance(x, Node):
             return self.const(x, dtype)
         return x if x.tensor.dtype is dtype else self(Cast(dtype), x)

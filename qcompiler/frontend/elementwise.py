@@ -38,7 +38,7 @@ from qcompiler.ops import (
     Sub,
     Where,
 )  # fmt: skip
-from qcompiler.types import DType
+from qcompiler.types import DType, Sym
 
 aten = torch.ops.aten
 Operand = Node | Number
@@ -60,6 +60,8 @@ def common(*operands: Operand) -> DType:
 
 def _stand_in(x: Operand) -> Any:
     """An empty tensor (or 0-d one) of the operand's dtype, for `torch.result_type`."""
+    if isinstance(x, Sym):
+        raise Refusal(f"arithmetic with the symbolic size {x!r}")
     if not isinstance(x, Node):
         return x
     return torch.empty((0,) if x.tensor.rank else (), dtype=x.tensor.dtype.torch)

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from qcompiler.frontend.builder import Builder, Value
 from qcompiler.frontend.dims import AxisNames, Dims, named_symbols, same
-from qcompiler.frontend.errors import Absent, Refusal, TraceError
+from qcompiler.frontend.errors import Absent, Refusal, TraceError, first_line
 from qcompiler.frontend.folding import folded
 from qcompiler.frontend.naming import Sites, clean, module_of, named_uniquely, origin_of
 from qcompiler.frontend.signature import Signature, input_tree, output_tree, signature_of
@@ -139,6 +139,9 @@ class Importer:
             return self.call(node)
         except (Refusal, OpError) as refused:
             return self.problem(node, str(refused))
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise TraceError(f"cannot trace {shown(node.target)}{place(node)}: {reason}") from error
 
     def weight(self, node: fx.Node) -> Value:
         """A parameter, buffer or constant; equal storage is one Const."""
@@ -179,7 +182,7 @@ class Importer:
     def problem(self, node: fx.Node, reason: str) -> Absent:
         source = node.args[0] if node.target is operator.getitem else node
         target = source.target if isinstance(source, fx.Node) else node.target
-        self.problems.append(Problem(str(target), place(node), reason))
+        self.problems.append(Problem(shown(target), place(node), reason))
         return Absent(reason, reported=True)
 
     def offered(self, node: fx.Node) -> Any:
@@ -200,7 +203,7 @@ class Importer:
         if isinstance(val, torch.SymInt | int) and not isinstance(val, bool):
             return self.dims.dim(val)
         if isinstance(val, SIZES):
-            return Absent(f"{node.target}, a condition or fraction made of symbolic sizes")
+            return Absent(f"{shown(node.target)} of symbolic sizes")
         args = bound(node, self.operand)
         vals = val if isinstance(val, list | tuple) else [val]
         self.b.begin(self.sites.of(node), [self.type_of(v) for v in vals])
@@ -250,6 +253,12 @@ class Importer:
 
 SIZES = (torch.SymInt, torch.SymBool, torch.SymFloat)
 HALF = (DType.FLOAT16, DType.BFLOAT16)
+
+
+def shown(target: Any) -> str:
+    """`aten.add.Tensor`; the plain name of a Python function."""
+    overload = isinstance(target, torch._ops.OpOverload)
+    return str(target) if overload else getattr(target, "__name__", str(target))
 
 
 def place(node: fx.Node) -> str:

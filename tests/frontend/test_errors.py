@@ -161,6 +161,16 @@ def test_steps_of_a_recurrent_layer_are_not_symbolic():
     assert "steps" in text and "constant (5)" in text
 
 
+def test_arithmetic_with_a_symbolic_size():
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(1) / x.shape[1]
+
+    length = torch.export.Dim("length", min=2, max=32)
+    text = refused(Scaled().eval(), torch.ones(1, 8), dynamic_shapes={"x": {1: length}})
+    assert "aten.div.Tensor" in text and "arithmetic with the symbolic size length" in text
+
+
 def test_sizes_outside_what_the_model_takes():
     class Inner(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -295,6 +295,11 @@ def test_negative_run_time_indices_count_from_the_end(agrees):
     assert not any(isinstance(n.op, Compare) for n in plain.nodes())
 
 
+def test_pictures_of_bytes(agrees):
+    picture = torch.randint(256, (1, 3, 4, 4), dtype=torch.uint8, generator=G)
+    agrees(lambda x: (x.float() - 127) / 128, picture)
+
+
 def test_double_precision(agrees):
     agrees(lambda x: (x.double().mean(1) * 3 + 1).sqrt(), POSITIVE, limit=1e-7)
 
