@@ -180,7 +180,7 @@ def _filled(target: Buffer, shape: Sequence[Dim], value: Value, lanes: int, para
 
 def _copied(copy: Copy, source: Buffer, target: Buffer, lanes: int, params: Params) -> None:
     axes = collapsed(copy.shape, [copy.read.steps, copy.write.steps])
-    tiled = transposition(axes, lanes)
+    tiled = interleaving(axes, lanes) or transposition(axes, lanes)
     if tiled is not None:
         tiled.emit(source, copy.read.first, target, copy.write.first, params)
         return
@@ -243,6 +243,62 @@ def transposition(axes: Sequence[Axis], lanes: int) -> Transposition | None:
     if side < MIN_SIDE:
         return None
     return Transposition(tuple(a for a in others if a is not down), down, across, side)
+
+
+@dataclass(frozen=True)
+class Interleaving:
+    """Two to four planes to pixels, or back: `few` values of a pixel lie side by side on one end.
+
+    together: 1 when they do in the target, 0 in the source; long: the axis along the planes.
+    """
+
+    rest: tuple[Axis, ...]
+    few: Axis
+    long: Axis
+    lanes: int
+    together: int
+
+    def emit(self, source: Buffer, at: Expr, target: Buffer, to: Expr, params: Params) -> None:
+        count, lanes = int(self.few.extent), self.lanes
+        blocks = Axis(-(-int(self.long.extent) // lanes), (0, 0))
+        loops = nest([*self.rest, blocks, Axis(1, (0, 0))], 1, count * lanes)
+        with points(loops, params.symbols.dim) as (index, _):
+            *around, block = index
+            first = _first(block, lanes, self.long)
+            start = [at, to]
+            for axis, k in zip((*self.rest, self.long), (*around, first), strict=True):
+                start = [s + k * d if d else s for s, d in zip(start, axis.steps, strict=True)]
+            apart = self.few.steps[1 - self.together]
+            planes = [start[1 - self.together] + k * apart for k in range(count)]
+            if self.together:
+                rows = [bind(vector(source, p, lanes)) for p in planes]
+                order = [c * lanes + i for i in range(lanes) for c in range(count)]
+                write(target, start[1], 1, T.Shuffle(rows, order), count * lanes)
+                return
+            pixels = bind(vector(source, start[0], count * lanes))
+            for c, place in enumerate(planes):
+                picked = T.Shuffle([pixels], [i * count + c for i in range(lanes)])
+                write(target, place, 1, picked, lanes)
+
+
+# More planes than these are exchanged in tiles.
+MAX_PLANES = 4
+
+
+def interleaving(axes: Sequence[Axis], lanes: int) -> Interleaving | None:
+    """The axes as planes to pixels or pixels to planes."""
+    for together in (0, 1):
+        few = next((a for a in axes if a.steps[together] == 1), None)
+        if few is None or isinstance(few.extent, str) or not 2 <= few.extent <= MAX_PLANES:
+            continue
+        along = [a for a in axes if a.steps == ((few.extent, 1), (1, few.extent))[together]]
+        if not along or isinstance(along[0].extent, str):
+            continue
+        while lanes > along[0].extent:
+            lanes //= 2
+        rest = tuple(a for a in axes if a is not few and a is not along[0])
+        return Interleaving(rest, few, along[0], lanes, together)
+    return None
 
 
 # A tile of 16 x 16 bytes, 8 x 8 floats: as many rows as there are registers.
