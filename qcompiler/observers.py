@@ -61,17 +61,29 @@ class Printer(Observer):
 
 @dataclass
 class Dumper(Observer):
-    """QC_DUMP: numbered files, one per pass, with their constants beside them."""
+    """QC_DUMP: numbered files, one per pass, with their constants beside them.
+
+    A graph that an earlier pipeline left in the folder is where the numbers go on: building
+    follows quantizing.
+    """
 
     folder: Path
     count: int = 0
 
     def before(self, pass_: Pass, graph: Graph, ctx: Context) -> None:
         if self.count == 0:
+            self.count = self._after(str(graph))
+        if self.count == 0:
             self._write("input", graph)
 
     def after(self, pass_: Pass, old: Graph, new: Graph, ctx: Context) -> None:
         self._write(pass_.name, new)
+
+    def _after(self, text: str) -> int:
+        """The number that follows the file with this text; 0 where there is none."""
+        files = sorted(self.folder.glob("[0-9][0-9]_*.qir"), reverse=True)
+        found = next((f for f in files if f.read_text() == text), None)
+        return int(found.name[:2]) + 1 if found else 0
 
     def _write(self, name: str, graph: Graph) -> None:
         from qcompiler.text import save
@@ -142,7 +154,7 @@ class Reproducer(Observer):
         self.folder.mkdir(parents=True, exist_ok=True)
         save(graph, self.folder / "g.qir", self.folder / "constants")
         if ctx.sample is not None:
-            arrays = [t.numpy() for t in ctx.sample]
+            arrays = [t.numpy()[None] for t in ctx.sample]  # one sample, as --calibration reads it
             named = {n.name: a for n, a in zip(graph.inputs, arrays, strict=False)}
             np.savez(self.folder / "sample.npz", **named)  # type: ignore[arg-type]
         target = f" --target {ctx.target.name}" if ctx.target else ""

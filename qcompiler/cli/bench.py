@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,7 +44,7 @@ def bench(
         raise click.BadParameter(f"{against}: peers are not done yet", param_hint="'--against'")
     from qcompiler.timing import in_turns
 
-    with progress() as show:
+    with progress(sys.stderr if as_json else sys.stdout) as show:
         if source.endswith(".qcm"):
             calls = _artifact(source, threads)
         else:
@@ -75,8 +77,8 @@ def _artifact(path: str, threads: int) -> Calls:
 
     from qcompiler.runtime import load
 
-    if not click.Path(exists=True, dir_okay=False).convert(path, None, None):
-        raise click.BadParameter(path)
+    if not Path(path).is_file():
+        raise click.BadParameter(f"no file {path!r}", param_hint="'SOURCE'")
     model = load(path, threads)
     entry = model.manifest.main
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def compile_(
         require_writable(path)
     from qcompiler.api import stages
 
-    with progress() as show:
+    with progress(sys.stdout) as show:
         show("load", 0, 0)
         model = model_of(source)
         done = stages(

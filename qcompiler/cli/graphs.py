@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from enum import Enum
@@ -84,7 +85,7 @@ def opt(
     pipeline = Pipeline(tuple(parsed_passes(passes)))
     graph = text.load(Path(path))
     names = (target or graph.target or "x86-64-v3", recipe or graph.recipe or "int8")
-    with progress() as show:
+    with progress(sys.stderr if output is None else sys.stdout) as show:
         ctx = _context(graph, *names, calibration, show)
         result = pipeline(graph, ctx, observers_of(from_env()))
     if output is None:

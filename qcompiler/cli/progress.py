@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere; on stderr."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 SECONDS = 2.0  # between lines about one piece of work, where there is no terminal
 
@@ -15,10 +15,14 @@ Show = Callable[[str, int, int], None]
 
 
 @contextmanager
-def progress() -> Iterator[Show]:
-    """A function to call with what is being done and how much of it is."""
+def progress(out: TextIO) -> Iterator[Show]:
+    """A function to call with what is being done and how much of it is.
+
+    out: where plain lines go: not to stdout where that is for results, nor to stderr where
+    scripts expect nothing but errors.
+    """
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield _Lines(out)
         return
     from rich.console import Console
     from rich.progress import (
@@ -39,7 +43,8 @@ def progress() -> Iterator[Show]:
 class _Lines:
     """A line at the start of each piece of work, then at most one every few seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
         self.what = ""
         self.last = 0.0
 
@@ -49,7 +54,7 @@ class _Lines:
             return
         self.what, self.last = what, now
         count = f" {done}/{total}" if total else f" {done}" if done else ""
-        print(f"{what}{count}", file=sys.stderr)
+        print(f"{what}{count}", file=self.out, flush=True)
 
 
 class _Bars:
