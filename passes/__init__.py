@@ -8,6 +8,7 @@ from qcompiler.pipeline import Pass, Pipeline
 from .assign_precision import AssignPrecision, assign_precision
 from .calibrate import calibrate
 from .choose_ranges import ChooseRanges, choose_ranges
+from .correct_bias import CorrectBias, correct_bias
 from .decompose import decompose
 from .fold import Fold, fold
 from .fuse import Fuse, fuse
@@ -25,6 +26,7 @@ QUANTIZE: tuple[Pass, ...] = (
     assign_precision,
     choose_ranges,
     insert_qdq,
+    correct_bias,
     propagate,
     integerize,
     simplify,
@@ -53,6 +55,7 @@ __all__ = [
     "QUANTIZE",
     "AssignPrecision",
     "ChooseRanges",
+    "CorrectBias",
     "Fold",
     "Fuse",
     "InsertQdq",
