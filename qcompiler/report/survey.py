@@ -116,7 +116,8 @@ def layer_name(node: Node) -> str:
 
 def value_name(node: Node) -> str:
     """The name of the float value that the node computes: `y.q.int_add` => `y`."""
-    return _bare(node.name.removesuffix(f".{node.op.kind}"))
+    made = isinstance(node.op, INTEGER) or _codes(node)
+    return _bare(node.name.removesuffix(f".{node.op.kind}" if made else ""))
 
 
 def _bare(name: str) -> str:
@@ -172,8 +173,8 @@ def detail(node: Node) -> str:
     op = node.op
     if isinstance(op, Conv2d):
         out, per_group, height, width = node.inputs[1].tensor.ints
-        step = f" /{op.stride[0]}" if max(op.stride) > 1 else ""
-        wide = f", dilated {op.dilation[0]}" if max(op.dilation) > 1 else ""
+        step = f" /{_pair(op.stride)}" if max(op.stride) > 1 else ""
+        wide = f", dilated {_pair(op.dilation)}" if max(op.dilation) > 1 else ""
         if op.groups == out and per_group == 1:
             return f"depthwise {height}x{width}{step}{wide}, {out}"
         split = f", {op.groups} groups" if op.groups > 1 else ""
@@ -186,6 +187,10 @@ def detail(node: Node) -> str:
         return f"{height}x{width}"
     shape = node.type.shape if isinstance(node.type, TensorType) else ()
     return "x".join(map(repr, shape))
+
+
+def _pair(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"
 
 
 def parameters(node: Node) -> list[Node]:

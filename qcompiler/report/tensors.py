@@ -58,12 +58,13 @@ class Activation:
 
 
 def weights(graph: Graph, float_graph: Graph | None = None) -> list[Weight]:
-    """The weights of integer layers, those with most multiply-adds first.
+    """The weights of integer layers, those with most multiply-adds first; shared ones once.
 
     float_graph: what `graph` was made from, for the values before.
     """
     known = folded_constants(float_graph) if float_graph is not None else {}
-    found = [_weight(node, known) for node in _layers(graph)]
+    first = {layer_name(node): node for node in reversed(list(_layers(graph)))}
+    found = [_weight(node, known) for node in reversed(first.values())]
     return sorted(found, key=lambda w: -w.macs)
 
 
@@ -97,18 +98,22 @@ def _weight(node: Node, known: dict[str, Array]) -> Weight:
     before = known.get(source.name.removesuffix(CODES))
     values = real if before is None or before.shape != real.shape else before
     top = float(np.abs(values).max(initial=0.0)) or 1.0
-    edges = np.linspace(-top, top, BINS + 1)
     return Weight(
         layer=layer_name(node),
         op=FAMILIAR[type(node.op)],
         macs=macs(node),
         count=codes.size,
-        edges=edges,
-        before=None if values is real else np.histogram(values, edges)[0],
-        after=np.histogram(real.clip(-top, top), edges)[0],
+        edges=np.linspace(-top, top, BINS + 1),
+        before=None if values is real else _counts(values, top),
+        after=_counts(real.clip(-top, top), top),
         sqnr_db=None if values is real else sqnr(values, real),
-        used=len(np.unique(codes)),
+        used=int(np.count_nonzero(np.bincount(codes.view(np.uint8).reshape(-1)))),
     )
+
+
+def _counts(values: Array, top: float) -> Array:
+    counts: Array = np.histogram(values, BINS, (-top, top))[0]
+    return counts
 
 
 def _broadcast(quant: QParams, rank: int) -> Array:

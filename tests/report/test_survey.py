@@ -121,3 +121,33 @@ def test_the_same_graph_gives_the_same_report() -> None:
     first, second = (describe(quantized(nets.cnn()), graph, "here") for _ in range(2))
     assert first == second and str(first) == str(second)
     assert first.target == "here" and first.recipe == "int8"
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "detail"),
+    [
+        (torch.nn.Conv2d(4, 8, (3, 5), stride=2), (1, 4, 9, 9), "3x5 /2, 4 -> 8"),
+        (
+            torch.nn.Conv2d(4, 4, 3, groups=4, dilation=2),
+            (1, 4, 9, 9),
+            "depthwise 3x3, dilated 2, 4",
+        ),
+        (
+            torch.nn.Conv2d(4, 8, 1, stride=(1, 2), groups=2),
+            (1, 4, 9, 9),
+            "1x1 /1x2, 4 -> 8, 2 groups",
+        ),
+        (torch.nn.Linear(6, 3), (2, 6), "6 -> 3"),
+        (torch.nn.MaxPool2d((2, 3)), (1, 4, 6, 6), "2x3"),
+        (torch.nn.Softmax(-1), (2, 6), "2x6"),
+    ],
+)
+def test_details_say_what_shapes_are(module, shape: tuple[int, ...], detail: str) -> None:
+    graph = qc.trace(module.eval(), (torch.randn(shape),))
+    assert [layer.detail for layer in describe(graph).layers] == [detail]
+
+
+def test_ops_of_one_module_keep_names_of_their_own() -> None:
+    report = describe(quantized(nets.encoder()))
+    names = [layer.name for layer in report.layers]
+    assert len(set(names)) == len(names)
