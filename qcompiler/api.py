@@ -15,7 +15,7 @@ from qcompiler.recipe import Activations, Recipe, recipe_of
 
 if TYPE_CHECKING:
     from qcompiler.runtime import CompiledModel
-    from qcompiler.target import Target
+    from qcompiler.targets import Target
 
 Progress = Callable[[str, int, int], None]
 

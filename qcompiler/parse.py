@@ -270,9 +270,10 @@ class _Reader:
         return self.value(node), 1
 
     def params(self, args: list[Any], given: dict[str, Any]) -> QParams:
-        if len(args) != 4:
-            raise ParseError(f"expected q(scale, zero point, qmin, qmax), got {len(args)} values")
-        scale, zero_point, qmin, qmax = args
+        if len(args) not in (2, 4):
+            expected = "q(scale, zero point) or q(scale, zero point, qmin, qmax)"
+            raise ParseError(f"expected {expected}, got {len(args)} values")
+        scale, zero_point, qmin, qmax = args if len(args) == 4 else (*args, *DType.INT32.limits)
         if isinstance(scale, str):
             scales = tuple(self.stored(scale).tolist())
         else:

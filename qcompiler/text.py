@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qcompiler.graph import Graph, Node, Note
 from qcompiler.op import Op
 from qcompiler.ops import Const, Input, Region, Step
-from qcompiler.types import DIGEST_OVER, QParams, Sym, TensorType, TupleType
+from qcompiler.types import DIGEST_OVER, DType, QParams, Sym, TensorType, TupleType
 
 if TYPE_CHECKING:
     import torch
@@ -67,14 +67,18 @@ def show_type(type_: Any) -> str:
 
 
 def show_params(q: QParams) -> str:
-    """`q(scale, zero point, qmin, qmax)`, with `#digest` for many scales."""
+    """`q(scale, zero point, qmin, qmax)`, with `#digest` for many scales.
+
+    An accumulator's bounds are those of int32 and are not written.
+    """
     if len(q.scale) > DIGEST_OVER:
         scale = f"'#{q.digest}'"
     else:
         scale = literal(q.scale[0] if q.per_tensor else q.scale, short=True)
     rest = f", axis={q.axis}" if q.axis is not None else ""
     rest += f", group={q.group}" if q.group is not None else ""
-    return f"q({scale}, {q.zero_point}, {q.qmin}, {q.qmax}{rest})"
+    bounds = "" if (q.qmin, q.qmax) == DType.INT32.limits else f", {q.qmin}, {q.qmax}"
+    return f"q({scale}, {q.zero_point}{bounds}{rest})"
 
 
 def show_note(note: Note) -> str:

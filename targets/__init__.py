@@ -43,8 +43,13 @@ def names() -> tuple[str, ...]:
     return ("native", *(t.name for t in DONE))
 
 
-def get(name: str) -> Target:
-    """The target of that name; `native` is the best one this machine can run."""
+def get(name: str | Target) -> Target:
+    """The target of that name; `native` is the best one this machine can run.
+
+    A Target value (one of your own) is itself.
+    """
+    if isinstance(name, Target):
+        return name
     if name == "native":
         return native()
     for target in DONE:
