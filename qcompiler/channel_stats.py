@@ -53,12 +53,12 @@ class Channels:
             terms = torch.where(keep, x, 0.0)
             full = keep.sum(rest) if rest else keep.long()
         low, high = (lows.amin(rest), highs.amax(rest)) if rest else (lows, highs)
-        sums = terms.sum(rest) if rest else terms
-        if not bool(sums.isfinite().all()):  # too large for float32, or with values not finite
-            sums = terms.double().sum(rest) if rest else terms
+        sums = (terms.sum(rest) if rest else terms).double().numpy()
+        if not np.isfinite(sums).all():  # too large for float32, or with values not finite
+            sums = (terms.double().sum(rest) if rest else terms.double()).numpy()
         # -0.0 becomes 0.0, or the order of values would show
         ends = (low + 0.0).numpy(), (high + 0.0).numpy()
-        return Channels(*ends, full.numpy(), *_windows(sums.double().numpy()))
+        return Channels(*ends, full.numpy(), *_windows(sums))
 
     def merge(self, other: Channels) -> Channels | None:
         """Both together; None where their numbers of channels differ."""

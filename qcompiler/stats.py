@@ -243,7 +243,7 @@ def _count(x: torch.Tensor) -> tuple[Cells, Cells]:
     top = x.contiguous().view(torch.int32).reshape(-1) >> LOW_BITS
     top += CELLS // 2
     table = torch.bincount(top).numpy()
-    used = np.flatnonzero(table)
+    used = np.flatnonzero(table != 0)  # of bool it is 5 times as fast
     split = int(np.searchsorted(used, CELLS // 2))
     negative, positive = used[:split][::-1], used[split:]
     cells = np.concatenate((-1 - negative, positive - CELLS // 2)).astype(np.int32)
@@ -265,13 +265,12 @@ def _squares(x: torch.Tensor) -> float:
 
     flat = x.reshape(-1)
     whole = flat.numel() // BLOCK * BLOCK
-    total = 0.0
-    for part in (flat[:whole].reshape(-1, BLOCK), flat[whole:].reshape(1, -1)):
-        norms = torch.linalg.vector_norm(part, dim=-1)
-        if not bool(norms.isfinite().all()):
-            norms = torch.linalg.vector_norm(part.double(), dim=-1)
-        total += float(norms.double().square().sum())
-    return total
+    norms = torch.linalg.vector_norm(flat[:whole].reshape(-1, BLOCK), dim=-1).double()
+    rest = torch.linalg.vector_norm(flat[whole:], dtype=torch.float64)
+    total = float(norms.square().sum() + rest.square())
+    if math.isfinite(total):
+        return total
+    return float(torch.linalg.vector_norm(flat, dtype=torch.float64).square())
 
 
 def _merged(a: Stats, b: Stats) -> tuple[Cells, Cells]:
