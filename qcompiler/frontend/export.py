@@ -100,6 +100,7 @@ def _export(
     source: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
 ) -> ExportedProgram:
     register_dataclasses((args, kwargs))
+    args, kwargs = distinct((args, kwargs))
     hook = source.register_forward_hook(on_result)
     try:
         return torch.export.export(source, args, kwargs, dynamic_shapes=dynamic, strict=False)
@@ -107,6 +108,21 @@ def _export(
         raise explained(error, source) from error
     finally:
         hook.remove()
+
+
+def distinct(arguments: Arguments) -> Arguments:
+    """A tensor given for two inputs becomes two: torch.export would read one of them for both."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        again = id(leaf) in seen
+        seen.add(id(leaf))
+        return leaf.detach().clone() if again else leaf
+
+    found: Arguments = pytree.tree_map(own, arguments)
+    return found
 
 
 def _functional(program: ExportedProgram, source: torch.nn.Module | None = None) -> ExportedProgram:

@@ -174,3 +174,13 @@ def test_the_same_model_gives_the_same_text():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6()).eval()
     x = torch.randn(1, 3, 8, 8)
     assert str(trace(module, x)) == str(trace(module, x))
+
+
+def test_one_tensor_given_twice_is_two_inputs():
+    class Difference(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x - y
+
+    x = torch.randn(3)
+    graph = trace(Difference().eval(), (x, x))
+    torch.testing.assert_close(interpret(graph, x, torch.zeros(3)), x)
