@@ -16,7 +16,7 @@ from qcompiler.types import Dim as GraphDim
 
 from .algebra import TIR, Primitives, Value, bind, dtype_bits, widened
 from .build import Buffer, Expr, function, loop, tasks, unravel, vector
-from .formula import Use, evaluate, scalar, supported, uses
+from .formula import Use, evaluate, supported, uses
 from .geometry import Dim
 from .launch import Answer, Launch, Miss, Site, dims, operand
 from .strides import Axis, broadcast_steps, collapsed
@@ -133,8 +133,7 @@ def lower(site: Site, primitives: Primitives) -> Answer:
     problem = supported([*site.body, *leaves])
     if problem:
         return Miss(problem)
-    numbers = tuple(scalar(i) for i in site.node.inputs)
-    key = ("elementwise", site.key, numbers, primitives)
+    key = ("elementwise", site.key, primitives)
     return Launch(key, lambda: _function(site.body, found, leaves, primitives), leaves)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.graph import Node
-from qcompiler.ops import Region
+from qcompiler.ops import Const, Region
 from qcompiler.types import Dim as GraphDim
 from qcompiler.types import TensorType
 
@@ -34,10 +34,19 @@ class Site:
 
     @cached_property
     def key(self) -> Hashable:
-        """Two sites with equal keys do the same steps on operands of the same types."""
+        """Two sites with equal keys do the same steps on operands of the same types.
+
+        Texts, for 0.0 and -0.0 are equal; numbers among the operands belong to the code.
+        """
         index = {node: k for k, node in enumerate((*self.node.inputs, *self.body))}
-        steps = tuple((b.op, tuple(index[i] for i in b.inputs)) for b in self.body)
-        return steps, tuple(i.type for i in self.node.inputs)
+        steps = tuple((repr(b.op), tuple(index[i] for i in b.inputs)) for b in self.body)
+        return steps, tuple(f"{i.type!r} {_number(i)}" for i in self.node.inputs)
+
+
+def _number(node: Node) -> str:
+    """The value of a 0-d constant."""
+    known = isinstance(node.op, Const) and node.tensor.rank == 0
+    return repr(node.op.value.item()) if known else ""  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

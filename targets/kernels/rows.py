@@ -237,8 +237,7 @@ def lower(site: Site, primitives: Primitives) -> Answer:
     if problem:
         return Miss(problem)
     region = _Region(site, rows[0], primitives)
-    numbers = tuple(scalar(i) for i in site.node.inputs)
-    key = ("rows", site.key, numbers, primitives)
+    key = ("rows", site.key, primitives)
     return Launch(key, region.function, region.leaves)
 
 

@@ -23,7 +23,7 @@ from qcompiler.types import DType
 from .algebra import TIR, Primitives, Value, dtype_bits, number
 from .build import Buffer, Expr, Operand, function, vector
 from .elementwise import UNROLL, nest, offset, points, read, write
-from .formula import evaluate, scalar, supported, uses
+from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Miss, Site, dims, operand
 from .strides import Axis, broadcast_steps, contiguous
 
@@ -67,8 +67,7 @@ def lower(site: Site, primitives: Primitives) -> Answer:
         return Miss("steps before a window are computed in a kernel of their own")
     rule, tables = _rule(anchor)
     region = _Region(site, anchor, primitives, rule, tables)
-    numbers = tuple(scalar(i) for i in site.node.inputs)
-    key = ("window", site.key, numbers, primitives)
+    key = ("window", site.key, primitives)
     return Launch(key, region.function, (*region.leaves, *tables))
 
 
