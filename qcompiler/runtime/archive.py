@@ -69,7 +69,6 @@ def _add(archive: zipfile.ZipFile, file: IO[bytes], name: str, chunks: Sequence[
 class Archive:
     """A mapped file: writing to the map changes a private copy of the page, never the file."""
 
-    path: Path
     data: mmap.mmap
     regions: Mapping[str, slice]
 
@@ -79,31 +78,28 @@ class Archive:
         path = Path(path)
         about = path.stat()
         if not stat.S_ISREG(about.st_mode) or about.st_size == 0:
-            raise ArtifactError(f"{path}: expected a .qcm artifact, got an empty or no plain file")
+            raise ArtifactError("expected a .qcm artifact, got an empty or no plain file")
         with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            try:
-                regions = _regions(_parsed(file), data)
-            except ArtifactError as e:
-                raise ArtifactError(f"{path}: {e}") from None
-        return Archive(path, data, regions)
+            regions = _regions(_parsed(file), data)
+        return Archive(data, regions)
 
     def member(self, name: str) -> memoryview:
         if name not in self.regions:
-            raise ArtifactError(f"{self.path}: it has no {name}")
+            raise ArtifactError(f"it has no {name}")
         return memoryview(self.data)[self.regions[name]]
 
     def check(self, members: Mapping[str, Member]) -> None:
         """Raises ArtifactError unless all bytes are those that were written."""
         if set(self.regions) != {MANIFEST, *members}:
             found = ", ".join(sorted(set(self.regions) ^ {MANIFEST, *members}))
-            raise ArtifactError(f"{self.path}: its members differ from its manifest: {found}")
+            raise ArtifactError(f"its members differ from its manifest: {found}")
         if bytes(self.data[-COMMENT_SIZE:]) != COMMENT + self.frame().encode():
-            raise ArtifactError(f"{self.path}: it was damaged or changed (hash of {MANIFEST})")
+            raise ArtifactError(f"it was damaged or changed (hash of {MANIFEST})")
         for name, member in members.items():
             content = self.member(name)
             if len(content) != member.size or sha256([content]) != member.sha256:
-                raise ArtifactError(f"{self.path}: it was damaged or changed (hash of {name})")
+                raise ArtifactError(f"it was damaged or changed (hash of {name})")
 
     def frame(self) -> str:
         return _frame(self.data, [r for name, r in self.regions.items() if name != MANIFEST])

@@ -53,10 +53,9 @@ class Bundle:
         here = machine.features() if features is None else features
         lacking = [f for f in self.manifest.features if f not in here]
         if lacking:
-            what = f"{self.source}: built" if self.source else "the model was built"
             raise MachineError(
-                f"{what} for {self.manifest.target}, which this machine cannot run: its CPU lacks "
-                f"{', '.join(lacking)}; build for a target that `qcompiler targets` says it runs"
+                f"the model was built for {self.manifest.target}, which this machine cannot run: "
+                f"its CPU lacks {', '.join(lacking)}; build it for another target"
             )
 
     def save(self, path: Path | str) -> None:
@@ -78,38 +77,41 @@ def read(path: Path | str, to_run: bool = True) -> Bundle:
 
     Nothing of it is executed. Raises ArtifactError, or OSError when the file cannot be read.
     """
-    archive = Archive.open(path)
     try:
-        manifest = from_json(bytes(archive.member(MANIFEST)))
+        return _read(Path(path), to_run)
     except ArtifactError as e:
-        message = str(e)
-        raise ArtifactError(message if str(path) in message else f"{path}: {message}") from None
-    bundle = Bundle(manifest, {}, {}, Path(path))
+        raise type(e)(f"{path}: {e}") from None
+
+
+def _read(path: Path, to_run: bool) -> Bundle:
+    archive = Archive.open(path)
+    manifest = from_json(bytes(archive.member(MANIFEST)))
+    bundle = Bundle(manifest, {}, {}, path)
     if to_run:
         bundle.require_machine()
     if set(manifest.members) != set(MEMBERS):
-        raise ArtifactError(f"{path}: expected the members {', '.join(MEMBERS)}")
+        raise ArtifactError(f"expected the members {', '.join(MEMBERS)}")
     archive.check(manifest.members)
     weights = np.frombuffer(archive.member(WEIGHTS), dtype=np.uint8)
-    tensors = {k: _slice(weights, k, t, path) for k, t in manifest.tensors.items()}
-    _all_stored(manifest, path)
+    tensors = {k: _slice(weights, k, t) for k, t in manifest.tensors.items()}
+    _all_stored(manifest)
     members = {name: archive.member(name) for name in MEMBERS if name != WEIGHTS}
     return replace(bundle, members=members, tensors=tensors, files=(archive.data,))
 
 
-def _slice(weights: Bytes, digest: str, stored: Stored, path: Path | str) -> Bytes:
+def _slice(weights: Bytes, digest: str, stored: Stored) -> Bytes:
     size = math.prod(stored.shape) * numpy_dtype(stored.dtype).itemsize
     end = stored.offset + stored.size
     if size != stored.size or stored.offset % ALIGNMENT or end > len(weights):
-        raise ArtifactError(f"{path}: weight {digest} has no valid place in {WEIGHTS}")
+        raise ArtifactError(f"weight {digest} has no valid place in {WEIGHTS}")
     return weights[stored.offset : end]
 
 
-def _all_stored(manifest: Manifest, path: Path | str) -> None:
+def _all_stored(manifest: Manifest) -> None:
     for entry in manifest.entries.values():
         missing = [d for d in (*entry.weights, *entry.initial) if d not in manifest.tensors]
         if missing:
-            raise ArtifactError(f"{path}: weight {missing[0]} is not in {WEIGHTS}")
+            raise ArtifactError(f"weight {missing[0]} is not in {WEIGHTS}")
 
 
 def _laid_out(
@@ -119,7 +121,7 @@ def _laid_out(
     table: dict[str, Stored] = {}
     chunks: list[Any] = []
     at = 0
-    for digest, data in tensors.items():
+    for digest, data in sorted(tensors.items()):
         gap = -at % ALIGNMENT
         chunks += [bytes(gap), data]
         table[digest] = replace(manifest.tensors[digest], offset=at + gap)
