@@ -26,6 +26,10 @@ Tap = Callable[[str, Sequence[Any]], None]
 """Called after each kernel with its name and its tensors: operands, then results."""
 
 
+BOOKKEEPING = ("vm.", "shape_func")
+"""What TVM itself calls between kernels: memory and shapes."""
+
+
 class RunError(RuntimeError):
     """The compiled program refused its inputs or failed."""
 
@@ -217,7 +221,7 @@ def _instrument(tap: Tap) -> Callable[..., int]:
     from tvm.runtime import Tensor
 
     def see(function: Any, name: str, before: bool, result: Any, *args: Any) -> int:
-        if not before and not name.startswith("vm."):
+        if not before and not name.startswith(BOOKKEEPING):
             tap(name, [a for a in args if isinstance(a, Tensor)])
         return 0
 

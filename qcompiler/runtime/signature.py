@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -75,9 +77,10 @@ def evaluate(dim: Size, symbols: Mapping[str, int]) -> int | None:
     if isinstance(dim, int):
         return dim
     try:
-        return _value(_parsed(dim), symbols)
+        value = _value(_parsed(dim), symbols)
     except (KeyError, ZeroDivisionError):
         return None
+    return int(value) if value.denominator == 1 else None
 
 
 @lru_cache(maxsize=256)
@@ -92,23 +95,21 @@ OPERATIONS: Mapping[type[ast.operator], Any] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a // b,  # sympy writes a // b as floor(a/b)
-    ast.FloorDiv: lambda a, b: a // b,
+    ast.Div: lambda a, b: a / b,  # sympy writes a // b as floor(a/b)
     ast.Pow: lambda a, b: a**b,
 }
 
 
-def _value(node: ast.expr, symbols: Mapping[str, int]) -> int:
+def _value(node: ast.expr, symbols: Mapping[str, int]) -> Fraction:
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
+        return Fraction(node.value)
     if isinstance(node, ast.Name):
-        return symbols[node.id]
+        return Fraction(symbols[node.id])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand, symbols)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
         left, right = _value(node.left, symbols), _value(node.right, symbols)
-        result: int = OPERATIONS[type(node.op)](left, right)
-        return result
-    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
-        return _value(node.args[0], symbols)  # floor(...)
+        return Fraction(OPERATIONS[type(node.op)](left, right))
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "floor" and len(node.args) == 1:
+        return Fraction(math.floor(_value(node.args[0], symbols)))
     raise KeyError(ast.dump(node))
