@@ -9,14 +9,23 @@ from typing import Any
 from qcompiler.arith import SumRule
 from qcompiler.graph import Node
 from qcompiler.op import Op
-from qcompiler.ops import Const, Get, Input, Packing, Reshape, Tuple
-from qcompiler.types import DType, Sym, TensorType
+from qcompiler.ops import (
+    Add, AvgPool2d, Const, Conv2d, Get, Input, IntAdd, IntConv2d, IntLinear, IntMatmul, IntMul,
+    IntSumPool2d, Linear, Matmul, Mul, Packing, Reshape, Tuple,
+)  # fmt: skip
+from qcompiler.types import DType, Sym, TensorType, Type
 
 from .kernels.dot import Dot
 from .kernels.launch import Answer, Kernel, Launch, Miss, Site
 
 STRUCTURAL: tuple[type[Op], ...] = (Input, Const, Tuple, Get, Reshape)
 """Ops that need no kernel: arguments, weights, tuples and views."""
+
+INTEGER_FORMS: Mapping[type[Op], type[Op]] = {
+    Conv2d: IntConv2d, Linear: IntLinear, Matmul: IntMatmul, AvgPool2d: IntSumPool2d, Add: IntAdd,
+    Mul: IntMul,
+}  # fmt: skip
+"""What float ops compute as on codes; other float ops become a Lookup or keep their class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +51,15 @@ class Target:
         if problem:
             return Miss(problem)
         misses: list[str] = []
+        site = Site.of(node)
         for kernel in self.kernels:
-            result: Answer = kernel(Site.of(node))
+            result: Answer = kernel(site)
             if isinstance(result, Launch):
                 return result
             if isinstance(result, Miss):
                 misses.append(result.reason)
         if not misses:
-            misses = [self.support.get(type(b.op), "no kernel exists") for b in Site.of(node).body]
+            misses = [self.support.get(type(b.op), "no kernel exists") for b in site.body]
         return Miss("; ".join(dict.fromkeys(misses)))
 
     def refuses(self, node: Node) -> str | None:
@@ -61,7 +71,8 @@ class Target:
 
     def refuses_integer(self, node: Node) -> str | None:
         """Why the integer form of a float node has no kernel here; None when it has."""
-        return None
+        form = INTEGER_FORMS.get(type(node.op))
+        return self.support.get(form) if form else None
 
     def _fast(self, a: DType, b: DType) -> Dot | None:
         """The instruction on these codes whose proof asks least of the weights."""
@@ -83,12 +94,14 @@ class Target:
         return self.packings(node)
 
 
+def parts(t: Type) -> tuple[TensorType, ...]:
+    return (t,) if isinstance(t, TensorType) else t.items
+
+
 def unsupported_dims(node: Node) -> str | None:
     """Only the first dimension may be symbolic, and only one symbol may occur."""
     types = [i.type for i in node.inputs] + [node.type]
-    for t in types:
-        if not isinstance(t, TensorType):
-            continue
+    for t in (t for whole in types for t in parts(whole)):
         if any(isinstance(d, Sym) for d in t.shape[1:]):
             return f"only the first dimension may be symbolic, got {t!r}"
         if t.shape and isinstance(t.shape[0], Sym) and len(t.shape[0].expr.free_symbols) > 1:

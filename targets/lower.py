@@ -15,7 +15,7 @@ from qcompiler.graph import Graph, Level, Node
 from qcompiler.ops import Const, Get, Input, Reshape, Tuple
 from qcompiler.types import Dim, Sym, TensorType, Type
 
-from .base import STRUCTURAL, Target, unsupported_dims
+from .base import STRUCTURAL, Target, parts, unsupported_dims
 from .kernels.launch import Launch, Miss
 
 if TYPE_CHECKING:
@@ -144,9 +144,8 @@ class _Module:
 
     def _call(self, node: Node, function: Any) -> Any:
         launch = self.launches[node]
-        types = node.type.items if not isinstance(node.type, TensorType) else (node.type,)
         operands = [self._value(o) for o in launch.operands]
-        return relax.call_tir(function, operands, [self.type(t) for t in types])
+        return relax.call_tir(function, operands, [self.type(t) for t in parts(node.type)])
 
     def _function(self, launch: Launch) -> Any:
         """The global of the launch's function; equal functions are emitted once."""

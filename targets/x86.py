@@ -7,7 +7,7 @@ from functools import partial
 from qcompiler.ops import Attention, BatchNorm
 
 from .base import Target
-from .kernels import anchors, cumsum, elementwise, gather, movement, rows, window
+from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
 from .kernels.algebra import Primitives, fenced_product
 from .kernels.dot import FMA, MADDWD, MADDWD_WIDE, maddubs
 from .kernels.requantize import requantize_packed
@@ -35,7 +35,7 @@ X86_64_V3 = Target(
         partial(anchors.lower, primitives=AVX2, isa=AVX2_DOTS),
         *(
             partial(family.lower, primitives=AVX2)
-            for family in (elementwise, rows, window, movement, gather, cumsum)
+            for family in (products, elementwise, rows, window, movement, gather, cumsum)
         ),
     ),
     packings=partial(anchors.packing, isa=AVX2_DOTS),

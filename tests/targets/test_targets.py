@@ -1,0 +1,88 @@
+"""Which targets there are, which one this machine is, and how libraries are linked."""
+
+import sys
+
+import pytest
+import torch
+from lowering import TARGET, fused
+
+import qcompiler as qc
+from qcompiler import targets
+from qcompiler.ops import Gelu, Input
+from qcompiler.targets import LinkError, TargetError
+from qcompiler.targets.build import build, load
+from qcompiler.targets.link import linker_command
+from qcompiler.types import DType, TensorType
+
+V3 = frozenset(targets.get("x86-64-v3").features)
+TRIPLE = "x86_64-linux-gnu"
+
+
+def test_names() -> None:
+    assert targets.names() == ("native", "x86-64-v3") == qc.targets()
+
+
+@pytest.mark.parametrize("name", targets.PLANNED)
+def test_a_target_that_is_not_done_is_refused_by_name(name: str) -> None:
+    with pytest.raises(TargetError, match=f"target {name} is not done yet"):
+        targets.get(name)
+
+
+def test_an_unknown_target_is_refused_with_a_choice() -> None:
+    with pytest.raises(TargetError, match="no target 'pentium'; choose one of native, x86-64-v3"):
+        targets.get("pentium")
+
+
+def test_native_is_chosen_by_what_the_cpu_says() -> None:
+    assert targets.native(V3 | {"sse2", "avx512f", "avx512_vnni"}).name == "x86-64-v3"
+    with pytest.raises(TargetError, match="x86-64-v3 needs fma"):
+        targets.native(V3 - {"fma"})
+    with pytest.raises(TargetError, match="no done target runs here"):
+        targets.native(frozenset({"asimd", "asimddp"}))
+
+
+def small() -> tuple:
+    x = Input(TensorType((2, 64), DType.FLOAT32))(name="x")
+    return fused([x], [Gelu()(x)]), torch.randn(2, 64)
+
+
+def test_linkers_are_tried_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"ld.lld": "/a/ld.lld", f"{TRIPLE}-gcc": "/a/gcc", "cc": "/a/cc"}
+    monkeypatch.setattr("shutil.which", found.get)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setenv("QC_LINKER", "my ld --fast")
+    assert linker_command(TRIPLE) == ["my", "ld", "--fast"]
+    monkeypatch.delenv("QC_LINKER")
+    for name in ("ld.lld", f"{TRIPLE}-gcc", "cc"):
+        assert linker_command(TRIPLE) == [found.pop(name)]
+    with pytest.raises(LinkError, match=r"no linker for x86_64.*install ziglang.*QC_LINK"):
+        linker_command(TRIPLE)
+    found["cc"] = "/a/cc"
+    with pytest.raises(LinkError, match="no linker for aarch64"):
+        linker_command("aarch64-linux-gnu")
+
+
+def test_the_lld_of_ziglang_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    package = tmp_path / "ziglang"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ziglang", raising=False)
+    monkeypatch.delenv("QC_LINKER", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert linker_command(TRIPLE) == [str(package / "zig"), "ld.lld"]
+
+
+def test_a_linker_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _ = small()
+    monkeypatch.setenv("QC_LINKER", f"{sys.executable} -c raise(SystemExit('no_such_option'))")
+    with pytest.raises(LinkError, match="failed:\nno_such_option"):
+        build(graph, TARGET)
+
+
+def test_a_chosen_linker_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QC_LINKER", raising=False)
+    graph, value = small()
+    monkeypatch.setenv("QC_LINKER", " ".join(linker_command(TRIPLE)))
+    assert load(build(graph, TARGET))(value)[0].shape == (2, 64)
