@@ -102,8 +102,15 @@ def _built(
     machine = machines.get(target)
     config = from_env()
     ctx = Context(machine)
-    fused = _last(graph, passes.build.stages(graph, ctx, observers_of(config), config.bisect))
-    return CompiledModel.of(lowered(fused, machine), fused, graph, source, calibration)
+    observers = observers_of(config)
+    fused = _last(graph, passes.build.stages(graph, ctx, observers, config.bisect))
+
+    def see(script: Callable[[], str]) -> None:
+        for observer in observers:
+            observer.lowered(script)
+
+    library = lowered(fused, machine, see)
+    return CompiledModel.of(library, fused, graph, source, calibration)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ TOLERANCE = 1e-4  # of the output's largest magnitude; design section 8
 
 @dataclass
 class Timer(Observer):
-    """QC_DEBUG: 1 passes and times, 2 rules applied, 3 near misses."""
+    """QC_DEBUG: 1 passes and times, 2 rules applied, 3 near misses, 4 the kernels' code."""
 
     debug: int
     out: TextIO = field(default_factory=lambda: sys.stderr)
@@ -41,6 +42,10 @@ class Timer(Observer):
         if kind == "missed" and self.debug >= 3:
             rule, node, reason = details
             print(f"  %{node.name}: not {rule.__name__}: {reason}", file=self.out)
+
+    def lowered(self, script: Callable[[], str]) -> None:
+        if self.debug >= 4:
+            print(script(), file=self.out)
 
 
 @dataclass

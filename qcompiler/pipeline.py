@@ -112,6 +112,9 @@ class Observer:
     def event(self, kind: str, *details: Any) -> None:
         """Called for each rule `applied` or `missed`."""
 
+    def lowered(self, script: Callable[[], str]) -> None:
+        """Called when kernels are written, with what gives their code as text."""
+
     def failed(self, pass_: Pass, graph: Graph, ctx: Context, error: Exception) -> None:
         """Called with the graph on which a pass failed."""
 

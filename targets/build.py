@@ -34,9 +34,16 @@ class Library:
     features: tuple[str, ...]
 
 
-def build(graph: Graph, target: Target) -> Library:
-    """The library of a FUSED graph. Raises LowerError, or LinkError without a linker."""
+def build(
+    graph: Graph, target: Target, see: Callable[[Callable[[], str]], None] | None = None
+) -> Library:
+    """The library of a FUSED graph. Raises LowerError, or LinkError without a linker.
+
+    see: called with a function that gives the TIR of the kernels as text (TVMScript).
+    """
     lowered = lower(graph, target)
+    if see is not None:
+        see(lowered.mod.script)
     code = shared_object(compiled(lowered, target), target)
     return Library(code, lowered.weights, target.name, target.features)
 

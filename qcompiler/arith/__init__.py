@@ -19,6 +19,7 @@ from .functions import (
     softplus,
     tanh,
 )
+from .groups import group_scales, grouped_bounds, grouped_sum, quantize_groups
 from .law import (
     ABSMAX_MIN,
     RESIDUAL_BITS,
@@ -100,6 +101,9 @@ __all__ = [
     "float32",
     "gelu",
     "gelu_tanh",
+    "group_scales",
+    "grouped_bounds",
+    "grouped_sum",
     "hardsigmoid",
     "hardswish",
     "horner",
@@ -117,6 +121,7 @@ __all__ = [
     "proof_scale",
     "quantize",
     "quantize_bias",
+    "quantize_groups",
     "quantize_weight",
     "requantize",
     "requantize_select",
