@@ -1,0 +1,110 @@
+"""The opt command: passes over texts, exactly as the pipeline runs them."""
+
+import shlex
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import click
+import pytest
+
+from qcompiler.cli import graphs
+from qcompiler.graph import Level
+from qcompiler.pipeline import Pass, declare
+
+
+def test_opt_repeats_every_pass_of_the_pipeline_byte_for_byte(made, cli) -> None:
+    dumps = sorted((made / "dump").glob("*.qir"))
+    names = [d.stem.partition("_")[2] for d in dumps]
+    assert names[0] == "input"
+    assert [d.stem[:2] for d in dumps] == [f"{k:02}" for k in range(len(dumps))]
+    assert {"calibrate", "integerize", "fuse", "pack"} <= set(names)
+    for before, after, name in zip(dumps, dumps[1:], names[1:], strict=False):
+        options = ["--calibration", made / "data.npz"] if name == "calibrate" else []
+        assert cli("opt", before, "-p", name, *options, "-o", "out.qir").code == 0
+        assert Path("out.qir").read_bytes() == after.read_bytes()
+
+
+def test_opt_runs_several_passes_and_reads_what_it_wrote(made, cli) -> None:
+    dumps = sorted((made / "dump").glob("*.qir"))
+    names = [d.stem.partition("_")[2] for d in dumps]
+    calibrate = names.index("calibrate")
+    start = dumps[0]
+    for some in (names[1:3], names[3:calibrate]):
+        assert cli("opt", start, "-p", ", ".join(some), "-o", f"{some[-1]}.qir").code == 0
+        start = Path(f"{some[-1]}.qir")
+    assert start.read_bytes() == dumps[calibrate - 1].read_bytes()
+    assert cli("opt", dumps[0], "-p", names[1]).out == dumps[1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        ("frobnicate", "there is no pass 'frobnicate'; known: decompose, simplify"),
+        ("simplify{limit=3}", "pass simplify has no option 'limit'; it has no options"),
+        ("simplify{3}", "expected option=value"),
+        ("simplify{limit=open('x')}", "malformed node"),
+        ("simplify{limit=", "expected name{option=value,...}"),
+        ("", "there is no pass ''"),
+    ],
+)
+def test_pass_lists_that_make_no_sense_are_wrong_usage(made, cli, passes, message) -> None:
+    done = cli("opt", made / "dump" / "00_input.qir", "-p", passes)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+
+
+def test_passes_at_a_wrong_level_are_refused(made, cli) -> None:
+    done = cli("opt", made / "dump" / "00_input.qir", "-p", "integerize")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: integerize needs QDQ, but the graph is at FLOAT\n"
+
+
+def test_texts_that_are_no_graph_are_refused(made, cli) -> None:
+    Path("g.qir").write_text("graph @float {\n  %x = frob() : float32[1]\n}\n")
+    done = cli("opt", "g.qir", "-p", "simplify")
+    assert done.code == 1
+    assert done.err.startswith("error: line 2: unknown op 'frob'")
+
+
+class Kind(Enum):
+    SMALL = "small"
+
+
+@declare("probe", Level.FLOAT)
+@dataclass(frozen=True)
+class Probe(Pass):
+    count: int = 1
+    share: float = 0.5
+    kind: Kind = Kind.SMALL
+    names: tuple[str, ...] = ()
+
+
+def test_options_are_literals(monkeypatch) -> None:
+    from qcompiler import passes
+
+    monkeypatch.setattr(passes, "by_name", lambda name: Probe())
+    one = Probe(count=3, share=2.0, names=("a,b", "c{d}"))
+    assert list(graphs.parsed_passes(f"probe, {one}")) == [Probe(), one]
+    assert list(graphs.parsed_passes("probe{share=1,kind='small'}")) == [Probe(share=1.0)]
+    for wrong in ("count='3'", "count=True", "kind='huge'", "count=3.5"):
+        with pytest.raises(click.BadParameter):
+            list(graphs.parsed_passes(f"probe{{{wrong}}}"))
+
+
+def test_a_failure_writes_the_command_that_repeats_it(made, cli, monkeypatch) -> None:
+    monkeypatch.setenv("QC_REPRO", "repro")
+    data = made / "data.npz"
+    arguments = ["compile", "shop:net", "--calibration", data, "-o", "m.qcm"]
+    from qcompiler import passes
+
+    def fails(*_: object) -> None:
+        raise ValueError("on purpose")
+
+    monkeypatch.setattr(type(passes.by_name("choose-ranges")), "run", fails)
+    assert cli(*arguments).err == "error: on purpose\n"
+    monkeypatch.delenv("QC_REPRO")
+    command = Path("repro/README").read_text().splitlines()[-1].strip()
+    monkeypatch.chdir("repro")
+    again = cli(*shlex.split(command)[1:])
+    assert (again.code, again.err) == (1, "error: on purpose\n")
