@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from qcompiler.arith import SumRule
 from qcompiler.graph import Node
 from qcompiler.op import Op
 from qcompiler.ops import (
-    Add, AvgPool2d, Const, Conv2d, Get, Input, IntAdd, IntConv2d, IntLinear, IntMatmul, IntMul,
-    IntSumPool2d, Linear, Matmul, Mul, Packing, Reshape, Tuple,
+    Add,
+    AvgPool2d,
+    Const,
+    Conv2d,
+    Get,
+    Input,
+    IntAdd,
+    IntConv2d,
+    IntLinear,
+    IntMatmul,
+    IntMul,
+    IntSumPool2d,
+    Linear,
+    Matmul,
+    Mul,
+    Packing,
+    Reshape,
+    Tuple,
 )  # fmt: skip
 from qcompiler.types import DType, Sym, TensorType, Type
 
+from .kernels.algebra import Primitives
 from .kernels.dot import Dot
-from .kernels.launch import Answer, Kernel, Launch, Miss, Site
+from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site
 
 STRUCTURAL: tuple[type[Op], ...] = (Input, Const, Tuple, Get, Reshape)
 """Ops that need no kernel: arguments, weights, tuples and views."""
@@ -32,18 +49,20 @@ INTEGER_FORMS: Mapping[type[Op], type[Op]] = {
 class Target:
     """One machine that graphs are built for; implements qcompiler.target.Target.
 
-    tvm: the target as TVM wants it. isa: its dot instructions, the fastest first. features: CPU
-    flags the code needs, by their names in /proc/cpuinfo. support: why ops have no kernel here.
-    kernels: the first that takes a node wins. packings: how a node's weights are laid out.
+    tvm: the target as TVM wants it. isa: its dot instructions, the fastest first. primitives: how
+    scalar arithmetic is written so that it stays exact. features: CPU flags the code needs, by
+    their names in /proc/cpuinfo. support: why ops have no kernel here. kernels: the first that
+    takes a node wins. packings: how a node's weights are laid out.
     """
 
     name: str
     tvm: Mapping[str, Any]
     isa: tuple[Dot, ...]
+    primitives: Primitives
     features: tuple[str, ...]
     support: Mapping[type[Op], str]
     kernels: tuple[Kernel, ...]
-    packings: Callable[[Node], Packing | None] = field(default=lambda node: None)
+    packings: Callable[[Node, Machine], Packing | None]
 
     def answer(self, node: Node) -> Launch | Miss:
         """The kernel for a node, or why there is none."""
@@ -53,7 +72,7 @@ class Target:
         misses: list[str] = []
         site = Site.of(node)
         for kernel in self.kernels:
-            result: Answer = kernel(site)
+            result: Answer = kernel(site, self)
             if isinstance(result, Launch):
                 return result
             if isinstance(result, Miss):
@@ -91,7 +110,7 @@ class Target:
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""
-        return self.packings(node)
+        return self.packings(node, self)
 
 
 def parts(t: Type) -> tuple[TensorType, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from qcompiler.ops import Attention, BatchNorm
 
 from .base import Target
@@ -26,17 +24,24 @@ X86_64_V3 = Target(
         "mattr": ["+avx2", "+fma", "+f16c", "+bmi2", "-avx512f"],
     },
     isa=AVX2_DOTS,
+    primitives=AVX2,
     features=("avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"),
     support={
         Attention: "attention is decomposed before it is lowered",
         BatchNorm: "batch norm is folded before it is lowered",
     },
-    kernels=(
-        partial(anchors.lower, primitives=AVX2, isa=AVX2_DOTS),
-        *(
-            partial(family.lower, primitives=AVX2)
-            for family in (products, elementwise, rows, window, movement, gather, cumsum)
-        ),
+    kernels=tuple(
+        family.lower
+        for family in (
+            anchors,
+            products,
+            elementwise,
+            rows,
+            window,
+            movement,
+            gather,
+            cumsum,
+        )
     ),
-    packings=partial(anchors.packing, isa=AVX2_DOTS),
+    packings=anchors.packing,
 )

@@ -29,7 +29,7 @@ from .build import Expr, Operand, Point, View
 from .depthwise import depthwise_conv2d
 from .dot import Dot
 from .formula import evaluate, supported, uses
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .matmul import conv2d, linear
 from .requantize import saturates
 from .weights import Weight, channelwise, chosen, code_range, packing_for
@@ -109,13 +109,13 @@ def _saturates(step: Node) -> bool:
     return saturates(float(m.value.max()), out.qmin, out.qmax, step.op.to.value)
 
 
-def lower(site: Site, primitives: Primitives, isa: Sequence[Dot]) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """[unpack] product elementwise*."""
     anchors = [b for b in site.body if isinstance(b.op, PRODUCTS)]
     if len(anchors) != 1:
         return None
     (anchor,) = anchors
-    epilogue = Epilogue(site, anchor, primitives)
+    epilogue = Epilogue(site, anchor, machine.primitives)
     if not all(isinstance(b.op, Elementwise) for b in epilogue.steps):
         return None
     if set(anchor.inputs) & set(epilogue.steps):
@@ -127,18 +127,18 @@ def lower(site: Site, primitives: Primitives, isa: Sequence[Dot]) -> Answer:
         return Miss(problem)
     weight = Weight.of(anchor.inputs[1])
     if isinstance(anchor.op, Matmul | IntMatmul):
-        return _matmul(anchor, epilogue, isa)
+        return _matmul(anchor, epilogue, machine.isa)
     if weight is None:
         return Miss("the weight must be a constant")
-    return _weighted(anchor, weight, epilogue, isa)
+    return _weighted(anchor, weight, epilogue, machine.isa)
 
 
-def packing(node: Node, isa: Sequence[Dot]) -> Packing | None:
+def packing(node: Node, machine: Machine) -> Packing | None:
     """How the kernel for a node with a constant weight reads it."""
     for anchor in Site.of(node).body:
         if isinstance(anchor.op, WEIGHTED):
             weight = Weight.of(anchor.inputs[1])
-            made = None if weight is None else Product.of(anchor, weight, isa)
+            made = None if weight is None else Product.of(anchor, weight, machine.isa)
             return made.packing if isinstance(made, Product) else None
     return None
 

@@ -12,22 +12,22 @@ from qcompiler.ops import Cumsum
 from .algebra import TIR, Primitives, dtype_bits, number
 from .build import function, vector
 from .elementwise import nest, offset, points, read, write
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .strides import collapsed, contiguous
 
 # What torch accumulates in.
 ACCUMULATORS = {"float32": "float64", "float64": "float64", "int32": "int64", "int64": "int64"}
 
 
-def lower(site: Site, primitives: Primitives) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """cumsum: other axes are loops and lanes, the axis itself is walked in order."""
     node = site.body[-1]
     if len(site.body) != 1 or not isinstance(node.op, Cumsum):
         return None
     if node.tensor.dtype.value not in ACCUMULATORS:
         return Miss(f"no running sum is defined for {node.tensor.dtype.value}")
-    key = ("cumsum", site.key, primitives)
-    return Launch(key, lambda: _function(node, primitives), node.inputs)
+    key = ("cumsum", site.key, machine.primitives)
+    return Launch(key, lambda: _function(node, machine.primitives), node.inputs)
 
 
 def _function(node: Node, primitives: Primitives) -> Any:

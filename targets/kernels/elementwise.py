@@ -18,7 +18,7 @@ from .algebra import TIR, Primitives, Value, bind, dtype_bits, widened
 from .build import Buffer, Expr, function, loop, tasks, unravel, vector
 from .formula import Use, evaluate, supported, uses
 from .geometry import Dim
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .strides import Axis, broadcast_steps, collapsed
 
 # Vectors handled together where a formula is short: hides latency, and packs bytes well.
@@ -124,7 +124,7 @@ def vector_lanes(nodes: Sequence[Node], primitives: Primitives, steps: int) -> i
     return primitives.lanes(widest) * (UNROLL if steps <= LIGHT_STEPS else 1)
 
 
-def lower(site: Site, primitives: Primitives) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """Any graph of elementwise ops; operands broadcast as in numpy."""
     if not all(isinstance(b.op, Elementwise) for b in site.body):
         return None
@@ -133,8 +133,8 @@ def lower(site: Site, primitives: Primitives) -> Answer:
     problem = supported([*site.body, *leaves])
     if problem:
         return Miss(problem)
-    key = ("elementwise", site.key, primitives)
-    return Launch(key, lambda: _function(site.body, found, leaves, primitives), leaves)
+    key = ("elementwise", site.key, machine.primitives)
+    return Launch(key, lambda: _function(site.body, found, leaves, machine.primitives), leaves)
 
 
 def _function(body: Sequence[Node], found: Sequence[Use], leaves: Sequence[Node],

@@ -15,11 +15,11 @@ from .algebra import Primitives, dtype_bits
 from .build import Buffer, Expr, Params, function
 from .elementwise import nest, offset, points, read, write
 from .geometry import Dim
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .strides import collapsed, contiguous
 
 
-def lower(site: Site, primitives: Primitives) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """gather and gather_elements along an axis."""
     node = site.body[-1]
     if len(site.body) != 1 or not isinstance(node.op, Gather | GatherElements):
@@ -28,8 +28,8 @@ def lower(site: Site, primitives: Primitives) -> Answer:
     if any(isinstance(d, str) for d in (*x[1:], *index[1:], *dims(node.tensor.shape)[1:])):
         return Miss("only the first dimension may be symbolic")
     # The name is in the message of the check, so that every gather is a function of its own.
-    key = ("gather", node.name, site.key, primitives)
-    return Launch(key, lambda: _function(node, primitives), node.inputs)
+    key = ("gather", node.name, site.key, machine.primitives)
+    return Launch(key, lambda: _function(node, machine.primitives), node.inputs)
 
 
 def _axes(node: Node) -> tuple[tuple[Dim, ...], list[tuple[int, ...]], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qcompiler.graph import Node
 from qcompiler.ops import Const, Region
@@ -17,6 +17,9 @@ from .geometry import Dim
 
 if TYPE_CHECKING:
     import torch
+
+    from .algebra import Primitives
+    from .dot import Dot
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +72,18 @@ class Miss:
     reason: str
 
 
+class Machine(Protocol):
+    """What a kernel is written for: the instructions, the fastest first, and scalar primitives."""
+
+    @property
+    def isa(self) -> tuple[Dot, ...]: ...
+
+    @property
+    def primitives(self) -> Primitives: ...
+
+
 Answer = Launch | Miss | None
-Kernel = Callable[[Site], Answer]
+Kernel = Callable[[Site, Machine], Answer]
 
 
 def dims(shape: tuple[GraphDim, ...]) -> tuple[Dim, ...]:

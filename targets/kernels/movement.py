@@ -19,7 +19,7 @@ from .algebra import Primitives, Value, bind, dtype_bits, literal, number
 from .build import Buffer, Expr, Params, function, vector
 from .elementwise import nest, offset, points, read, write
 from .geometry import Dim
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .strides import Axis, broadcast_steps, collapsed, contiguous
 
 Steps = tuple[int, ...]
@@ -43,7 +43,7 @@ class Copy:
     write: View
 
 
-def lower(site: Site, primitives: Primitives) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """One op of movement; others: not ours."""
     (node,) = site.body[-1:]
     if len(site.body) != 1 or not isinstance(node.op, KINDS):
@@ -53,8 +53,8 @@ def lower(site: Site, primitives: Primitives) -> Answer:
     passes = _passes(node)
     if isinstance(passes, Miss):
         return passes
-    key = ("movement", site.key, primitives)
-    return Launch(key, lambda: _function(node, passes, primitives), node.inputs)
+    key = ("movement", site.key, machine.primitives)
+    return Launch(key, lambda: _function(node, passes, machine.primitives), node.inputs)
 
 
 KINDS = (Arange, Concat, Dilate, Expand, Flip, Full, Pad, Permute, Slice)

@@ -20,13 +20,13 @@ from .algebra import TIR, Primitives, Value, dtype_bits, number
 from .build import Buffer, Expr, function, vector
 from .elementwise import UNROLL, nest, offset, points, read, write
 from .formula import evaluate, supported, uses
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .strides import Axis, broadcast_steps, contiguous
 
 KINDS = (Matmul, IntMatmul, Linear, IntLinear)
 
 
-def lower(site: Site, primitives: Primitives) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """product elementwise*, of any operands."""
     anchors = [b for b in site.body if isinstance(b.op, KINDS)]
     rest = [b for b in site.body if b not in anchors]
@@ -40,8 +40,8 @@ def lower(site: Site, primitives: Primitives) -> Answer:
         return Miss("steps before a product are computed in a kernel of their own")
     if not isinstance(anchor.inputs[0].tensor.shape[-1], int):
         return Miss(f"the length of the sums must be known, got {anchor.inputs[0].type!r}")
-    region = _Region(site, anchor, primitives)
-    return Launch(("products", site.key, primitives), region.function, region.leaves)
+    region = _Region(site, anchor, machine.primitives)
+    return Launch(("products", site.key, machine.primitives), region.function, region.leaves)
 
 
 @dataclass(frozen=True, eq=False)

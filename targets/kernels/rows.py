@@ -26,7 +26,7 @@ from .algebra import TIR, Primitives, Value, bind, literal, number, widened
 from .build import Buffer, Expr, Symbols, function, scratch, tasks, unravel, vector
 from .elementwise import SERIAL_WORK, read, write
 from .formula import evaluate, scalar, supported, uses
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .strides import Axis, broadcast_steps, collapsed
 
 # Passes over a row, roughly: to compare the work with that of an elementwise kernel.
@@ -222,7 +222,7 @@ def _last(value: Value, lanes: int, fresh: int) -> Value:
     return bind(vector(room, 0, arith.LANES))
 
 
-def lower(site: Site, primitives: Primitives) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """elementwise* row_op elementwise*, all of one shape but for what a reduction leaves."""
     rows = [b for b in site.body if isinstance(b.op, RowOp)]
     if len(rows) != 1:
@@ -236,8 +236,8 @@ def lower(site: Site, primitives: Primitives) -> Answer:
         return Miss(f"the length of a row must be known, got {x!r}")
     if problem:
         return Miss(problem)
-    region = _Region(site, rows[0], primitives)
-    key = ("rows", site.key, primitives)
+    region = _Region(site, rows[0], machine.primitives)
+    key = ("rows", site.key, machine.primitives)
     return Launch(key, region.function, region.leaves)
 
 

@@ -24,7 +24,7 @@ from .algebra import TIR, Primitives, Value, dtype_bits, number
 from .build import Buffer, Expr, Operand, function, vector
 from .elementwise import UNROLL, nest, offset, points, read, write
 from .formula import evaluate, supported, uses
-from .launch import Answer, Launch, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .strides import Axis, broadcast_steps, contiguous
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Image:
 At = Callable[..., Value]
 
 
-def lower(site: Site, primitives: Primitives) -> Answer:
+def lower(site: Site, machine: Machine) -> Answer:
     """pool elementwise*, resize elementwise*."""
     anchors = [b for b in site.body if isinstance(b.op, (*POOLS, Resize))]
     rest = [b for b in site.body if b not in anchors]
@@ -66,8 +66,8 @@ def lower(site: Site, primitives: Primitives) -> Answer:
     if anchor.inputs[0] in rest:
         return Miss("steps before a window are computed in a kernel of their own")
     rule, tables = _rule(anchor)
-    region = _Region(site, anchor, primitives, rule, tables)
-    key = ("window", site.key, primitives)
+    region = _Region(site, anchor, machine.primitives, rule, tables)
+    key = ("window", site.key, machine.primitives)
     return Launch(key, region.function, (*region.leaves, *tables))
 
 
