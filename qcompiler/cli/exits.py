@@ -23,8 +23,6 @@ class Refused(Exception):
 
 def guarded(command: click.Command, arguments: list[str] | None) -> int:
     """Run the command; whatever it raises becomes a message on stderr and an exit code."""
-    # A `python -m` program finds modules in the current folder; a SOURCE may be there.
-    sys.path.insert(0, os.getcwd())
     # As an exception, so that files being written are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

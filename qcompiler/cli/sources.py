@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +71,8 @@ def _function(text: str, what: str) -> Any:
         raise click.BadParameter(
             f"expected a file or package.module:function, got {text!r}", param_hint=f"'{what}'"
         )
+    # As `python -m` does; commands that take no SOURCE import nothing from the current folder.
+    sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as e:

@@ -27,7 +27,7 @@ class CompiledModel:
 
     May be called from several threads at once and gives the same bits; a model with state does
     one call after the other. threads: how many TVM uses for a call (None: the physical cores
-    this process may use), at any count the same bits.
+    this process may use), at any count the same bits; 1 is best where many callers share them.
     """
 
     def __init__(

@@ -98,12 +98,14 @@ def verify(model: CompiledModel, inputs: Sequence[Any] | None = None, seed: int 
 
     results = model.tapped(given, tap)
     with torch.no_grad():
-        expected = run(graph, given)
+        kernels = _kernels(graph, taps, env, symbols)
+        # Where every kernel gave the interpreter's bits, its values are the interpreter's.
+        same = bool(kernels) and all(c.differing == 0 for c in kernels)
+        expected = [env[n] for n in graph.results] if same else run(graph, given)
         outputs = [
             compare(node, got, wanted, not follows_float_product(node))
             for node, got, wanted in zip(graph.results, results, expected, strict=True)
         ]
-        kernels = _kernels(graph, taps, env, symbols)
     return Verdict(tuple(kernels), tuple(outputs))
 
 
