@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def constants(bundle: Bundle) -> dict[str, torch.Tensor]:
 def _entry(graph: Graph, weights: list[str], initial: list[str]) -> Entry:
     return Entry(
         inputs=_specs(graph.inputs),
-        outputs=_specs(graph.outputs),
+        outputs=_distinct(_specs(graph.outputs)),
         state=_specs(before for before, _ in graph.state),
         initial=tuple(initial),
         weights=tuple(weights),
@@ -93,6 +94,18 @@ def _entry(graph: Graph, weights: list[str], initial: list[str]) -> Entry:
 
 def _specs(nodes: Iterable[Node]) -> tuple[Spec, ...]:
     return tuple(Spec(n.name, n.tensor.dtype.value, _shape(n)) for n in nodes)
+
+
+def _distinct(specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
+    """A value given out twice gets a second name: results are stored by name."""
+    taken: set[str] = set()
+    found: list[Spec] = []
+    for spec in specs:
+        names = (spec.name, *(f"{spec.name}_{k}" for k in range(2, len(specs) + 2)))
+        name = next(n for n in names if n not in taken)
+        taken.add(name)
+        found.append(replace(spec, name=name))
+    return tuple(found)
 
 
 def _shape(node: Node) -> tuple[int | str, ...]:

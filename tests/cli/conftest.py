@@ -24,7 +24,8 @@ class Branches(nn.Module):
 
 class Sums(nn.Module):
     def forward(self, x, y):
-        return {"both": x + y, "first": x}
+        z = x + y
+        return {"both": z, "first": x, "again": z}
 
 def net():
     torch.manual_seed(0)
