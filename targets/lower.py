@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import sympy
 import tvm
-import tvm_ffi
 from tvm import relax, tirx
 
 from qcompiler.graph import Graph, Level, Node
@@ -82,7 +81,6 @@ class _Module:
     launches: dict[Node, Launch]
     builder: Any = field(default_factory=relax.BlockBuilder)
     by_key: dict[Hashable, Any] = field(default_factory=dict)
-    by_code: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
     symbols: dict[str, Any] = field(default_factory=dict)
     values: dict[Node, Any] = field(default_factory=dict)
     weights: dict[str, tuple[torch.Tensor, Any]] = field(default_factory=dict)
@@ -148,21 +146,13 @@ class _Module:
         return relax.call_tir(function, operands, [self.type(t) for t in parts(node.type)])
 
     def _function(self, launch: Launch) -> Any:
-        """The global of the launch's function; equal functions are emitted once."""
+        """The global of the launch's function; the builder keeps equal functions once."""
         if launch.key not in self.by_key:
-            self.by_key[launch.key] = self._unique(launch.build())
+            made = launch.build()
+            kind = str(made.attrs["global_symbol"])
+            function = made.without_attr("global_symbol")
+            self.by_key[launch.key] = self.builder.add_func(function, kind)
         return self.by_key[launch.key]
-
-    def _unique(self, made: Any) -> Any:
-        kind = str(made.attrs["global_symbol"])
-        function = made.without_attr("global_symbol")
-        code = tvm_ffi.structural_hash(function)
-        for known, name in self.by_code.setdefault(code, []):
-            if tvm_ffi.structural_equal(known, function):
-                return name
-        name = self.builder.add_func(function, kind)
-        self.by_code[code].append((function, name))
-        return name
 
     def type(self, t: Type) -> Any:
         if isinstance(t, TensorType):

@@ -85,17 +85,19 @@ def test_binary_formulas_on_every_pair_of_special_values() -> None:
 def test_what_a_simplifier_may_not_do_to_floats() -> None:
     """x - x, x / x, x * 0, x + 0, x / c and not (x < y) keep NaN, inf and the sign of zero."""
     cases = Cases(2)
-    x, y = cases.special(3, 40), cases.special(3, 40)
-    for value in (0.0, -0.0, 3.0, float("nan"), float("inf")):
-        c = const(value)
-        cases.out(Add()(x, c), Sub()(x, c), Sub()(c, x), Mul()(x, c), Div()(x, c), Div()(c, x))
-        cases.out(Maximum()(x, c), Minimum()(c, x), Compare(Relation.GE)(x, c))
-    cases.out(Sub()(x, x), Div()(x, x), Compare(Relation.EQ)(x, x), Compare(Relation.NE)(x, x))
-    for relation in Relation:
-        compared = Compare(relation)(x, y)
-        inverted = Not()(compared)
-        chosen = Where()(inverted, x, y)
-        cases.out(region(chosen, [compared, inverted, chosen]))
+    vectors = cases.special(3, 40), cases.special(3, 40)
+    scalar = cases.given(torch.tensor(float("nan"))), cases.given(torch.tensor(float("inf")))
+    for x, y in (vectors, scalar):
+        for value in (0.0, -0.0, 3.0, float("nan"), float("inf")):
+            c = const(value)
+            cases.out(Add()(x, c), Sub()(x, c), Sub()(c, x), Mul()(x, c), Div()(x, c), Div()(c, x))
+            cases.out(Maximum()(x, c), Minimum()(c, x), Compare(Relation.GE)(x, c))
+        cases.out(Sub()(x, x), Div()(x, x), Compare(Relation.EQ)(x, x), Compare(Relation.NE)(x, x))
+        for relation in Relation:
+            compared = Compare(relation)(x, y)
+            inverted = Not()(compared)
+            chosen = Where()(inverted, x, y)
+            cases.out(region(chosen, [compared, inverted, chosen]))
     cases.check()
 
 

@@ -150,6 +150,15 @@ def test_equal_kernels_and_equal_weights_are_emitted_once() -> None:
     assert torch.allclose(run(lowered, value)[0], interpret(fused([x], [y]), value), atol=1e-5)
 
 
+def test_kernels_that_differ_only_in_what_code_does_not_show_are_one() -> None:
+    acc, m = Input(TensorType((2, 16), DType.INT32))(), const(0.01)
+    scales = (0.1, 0.2)
+    outputs = [Requantize(DType.UINT8, QParams((s,), 7, 0, 255))(acc, m) for s in scales]
+    assert len(lower(fused([acc], outputs), TARGET).mod.functions) == 2
+    outputs = [Requantize(DType.UINT8, QParams((0.1,), z, 0, 255))(acc, m) for z in (7, 8)]
+    assert len(lower(fused([acc], outputs), TARGET).mod.functions) == 3
+
+
 def test_weights_are_outside_the_library_and_scalars_inside() -> None:
     x = floats(2, 1000)
     w = torch.randn(1000)
