@@ -3,8 +3,7 @@
 TVM's simplifier reasons about floats as if they were real numbers: it turns `not a < b` into
 `b <= a`, `x - x` and `x * 0` into 0, `x + 0` into x and `x / c` into `x * (1 / c)`. So nothing
 here is written in a form it rewrites: nodes are made by their constructors, results are kept in
-local arrays (it does not compare loads), constants are bit patterns, and constants among themselves
-are folded here, by numpy.
+local arrays, constants are bit patterns, and constants among themselves are folded here, by numpy.
 """
 
 from __future__ import annotations
@@ -81,6 +80,12 @@ def literal(v: Value) -> Value:
         return tirx.abs(literal(-v))
     bits = v.view(f"int{8 * v.dtype.itemsize}")
     return T.reinterpret(tirx.const(int(bits), bits.dtype.name), dtype=dtype)
+
+
+def _hidden(v: Value) -> Value:
+    """The same bits in an expression that compares equal to no other."""
+    dtype = dtype_of(v)
+    return _as(_as(v, f"int{dtype_bits(dtype)}"), dtype)
 
 
 _FOLDS: dict[str, Callable[..., Any]] = {
@@ -210,7 +215,9 @@ class TIR:
             with np.errstate(all="ignore"):
                 return _FOLDS[name](a, b)
         lanes = max(lanes_of(a), lanes_of(b))
-        made = node(widened(a, lanes), widened(b, lanes))
+        # An operation of a value with itself would be simplified.
+        other = _hidden(b) if a is b and dtype_of(b).startswith("float") else b
+        made = node(widened(a, lanes), widened(other, lanes))
         # LLVM finds equal comparisons by itself.
         return made if name in _COMPARISONS else bind(made)
 

@@ -11,9 +11,8 @@ from qcompiler.ops import Cumsum
 
 from .algebra import TIR, Primitives, dtype_bits, number
 from .build import function, vector
-from .elementwise import nest, offset, points, read, write
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
-from .strides import collapsed, contiguous
+from .loops import collapsed, contiguous, nest, offset, points, read, write
 
 # What torch accumulates in.
 ACCUMULATORS = {"float32": "float64", "float64": "float64", "int32": "int64", "int64": "int64"}

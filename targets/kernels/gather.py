@@ -13,10 +13,9 @@ from qcompiler.ops import Gather, GatherElements
 
 from .algebra import Primitives, dtype_bits
 from .build import Buffer, Expr, Params, function
-from .elementwise import nest, offset, points, read, write
 from .geometry import Dim
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
-from .strides import collapsed, contiguous
+from .loops import collapsed, contiguous, nest, offset, points, read, write
 
 
 def lower(site: Site, machine: Machine) -> Answer:

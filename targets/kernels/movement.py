@@ -17,10 +17,9 @@ from qcompiler.ops import Arange, Concat, Dilate, Expand, Flip, Full, Pad, Permu
 
 from .algebra import Primitives, Value, bind, dtype_bits, literal, number
 from .build import Buffer, Expr, Params, function, vector
-from .elementwise import nest, offset, points, read, write
 from .geometry import Dim
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
-from .strides import Axis, broadcast_steps, collapsed, contiguous
+from .loops import Axis, broadcast_steps, collapsed, contiguous, nest, offset, points, read, write
 
 Steps = tuple[int, ...]
 

@@ -18,10 +18,9 @@ from qcompiler.types import Dim as GraphDim
 
 from .algebra import TIR, Primitives, Value, dtype_bits, number
 from .build import Buffer, Expr, function, vector
-from .elementwise import UNROLL, nest, offset, points, read, write
 from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
-from .strides import Axis, broadcast_steps, contiguous
+from .loops import UNROLL, Axis, broadcast_steps, contiguous, nest, offset, points, read, write
 
 KINDS = (Matmul, IntMatmul, Linear, IntLinear)
 

@@ -24,10 +24,9 @@ from qcompiler.types import TensorType
 
 from .algebra import TIR, Primitives, Value, bind, literal, number, widened
 from .build import Buffer, Expr, Symbols, function, scratch, tasks, unravel, vector
-from .elementwise import SERIAL_WORK, read, write
 from .formula import evaluate, scalar, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
-from .strides import Axis, broadcast_steps, collapsed
+from .loops import SERIAL_WORK, Axis, broadcast_steps, collapsed, read, write
 
 # Passes over a row, roughly: to compare the work with that of an elementwise kernel.
 PASSES = 8

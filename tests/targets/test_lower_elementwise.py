@@ -93,6 +93,10 @@ def test_what_a_simplifier_may_not_do_to_floats() -> None:
             cases.out(Add()(x, c), Sub()(x, c), Sub()(c, x), Mul()(x, c), Div()(x, c), Div()(c, x))
             cases.out(Maximum()(x, c), Minimum()(c, x), Compare(Relation.GE)(x, c))
         cases.out(Sub()(x, x), Div()(x, x), Compare(Relation.EQ)(x, x), Compare(Relation.NE)(x, x))
+        value = Add()(x, y)
+        for op in (Sub(), Div(), Compare(Relation.EQ), Compare(Relation.GE), Maximum()):
+            twice = op(value, value)
+            cases.out(region(twice, [value, twice]))
         for relation in Relation:
             compared = Compare(relation)(x, y)
             inverted = Not()(compared)
