@@ -26,16 +26,23 @@ def single(node: Node) -> bool:
     return isinstance(node.op, Movement) and not isinstance(node.op, Concat)
 
 
-def on_codes(op: Movement, params: QParams) -> Movement | Miss:
-    """The movement as it applies to codes: a border of real 0 is a border of the zero point."""
+def on_codes(op: Movement, params: QParams) -> Movement:
+    """The movement as it applies to codes: a border of a value is one of that value's code."""
     if not isinstance(op, Pad | Dilate):
         return op
-    code = arith.clamp_codes(
+    code, _ = arith.clamp_codes(
         op.value, op.value, params.scale[0], params.zero_point, params.qmin, params.qmax
-    )[0]
-    if (code - params.zero_point) * params.scale[0] != op.value:
-        return Miss(f"its fill value {op.value} is no code")
+    )
     return replace(op, value=float(code))
+
+
+def keeps_fill(op: Movement, params: QParams) -> bool:
+    """Whether the value that the movement fills in, if any, is one that a code stands for."""
+    if not isinstance(op, Pad | Dilate):
+        return True
+    filled = on_codes(op, params)
+    assert isinstance(filled, Pad | Dilate)
+    return (filled.value - params.zero_point) * params.scale[0] == op.value
 
 
 def dequantize_below(node: Node, sweep: Sweep) -> Node | Miss | None:
@@ -47,15 +54,15 @@ def dequantize_below(node: Node, sweep: Sweep) -> Node | Miss | None:
     if params is None:
         return Miss("the scale is not one constant")
     assert isinstance(node.op, Movement)
+    if not keeps_fill(node.op, params):
+        return Miss("its fill value is no code")
     op = on_codes(node.op, params)
-    if isinstance(op, Miss):
-        return op
     codes = op(dequantize.inputs[0], *node.inputs[1:], note=replace(node.note, scheme=None))
     return dequantize.op(codes, *dequantize.inputs[1:])
 
 
 def quantize_above(node: Node, sweep: Sweep) -> Node | Miss | None:
-    """quantize(move(x)) => move(quantize(x))."""
+    """quantize(move(x)) => move(quantize(x)); a value that the movement fills in is rounded, too."""
     match node:
         case Node(Quantize() as quantize, (moved, scale, zero)) if single(moved):
             if isinstance(moved.op, GatherElements) or not sweep.only_use(moved):
@@ -65,8 +72,6 @@ def quantize_above(node: Node, sweep: Sweep) -> Node | Miss | None:
                 return Miss("the scale is not one constant")
             assert isinstance(moved.op, Movement)
             op = on_codes(moved.op, params)
-            if isinstance(op, Miss):
-                return op
             return op(quantize(moved.inputs[0], scale, zero), *moved.inputs[1:])
     return None
 

@@ -147,6 +147,16 @@ def test_pools_pads_and_slices_move_codes():
     assert sqnr(graph, quant) > 30
 
 
+def test_pad_with_a_value_that_is_no_code():
+    torch.manual_seed(0)
+    y = conv(value(2, 8, 6, 6, name="x"), 8, name="a")
+    (x,) = y.inputs[:1]
+    y = Pad(((0, 0), (0, 0), (1, 0), (0, 1)), -0.7)(y)
+    graph, quant = quantized(conv(y, 4, 1, name="b"), x=x)
+    assert "pad" in kinds(quant) and kinds(quant).count("dequantize") == 1
+    assert sqnr(graph, quant) > 30
+
+
 def test_float_island_reads_sums_directly():
     torch.manual_seed(0)
     x = value(3, 16)
