@@ -62,7 +62,7 @@ def dequantize_below(node: Node, sweep: Sweep) -> Node | Miss | None:
 
 
 def quantize_above(node: Node, sweep: Sweep) -> Node | Miss | None:
-    """quantize(move(x)) => move(quantize(x)); a value that the movement fills in is rounded, too."""
+    """quantize(move(x)) => move(quantize(x)); a value filled in is rounded, too."""
     match node:
         case Node(Quantize() as quantize, (moved, scale, zero)) if single(moved):
             if isinstance(moved.op, GatherElements) or not sweep.only_use(moved):
