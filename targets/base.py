@@ -121,6 +121,8 @@ def unsupported_dims(node: Node) -> str | None:
     """Only the first dimension may be symbolic, and only one symbol may occur."""
     types = [i.type for i in node.inputs] + [node.type]
     for t in (t for whole in types for t in parts(whole)):
+        if 0 in t.shape:
+            return f"an empty tensor, {t!r}, has no kernel"
         if any(isinstance(d, Sym) for d in t.shape[1:]):
             return f"only the first dimension may be symbolic, got {t!r}"
         if t.shape and isinstance(t.shape[0], Sym) and len(t.shape[0].expr.free_symbols) > 1:

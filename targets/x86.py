@@ -15,6 +15,9 @@ AVX2 = Primitives(product=fenced_product, bits=256, requantize=requantize_packed
 # The fastest first; the sums of maddubs must be proven, all others are exact.
 AVX2_DOTS = (maddubs(4), maddubs(2), maddubs(1), MADDWD, MADDWD_WIDE, FMA)
 
+# What a template takes goes to it; the plain loops of `products` get the rest.
+FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
+
 X86_64_V3 = Target(
     name="x86-64-v3",
     tvm={
@@ -30,18 +33,6 @@ X86_64_V3 = Target(
         Attention: "attention is decomposed before it is lowered",
         BatchNorm: "batch norm is folded before it is lowered",
     },
-    kernels=tuple(
-        family.lower
-        for family in (
-            anchors,
-            products,
-            elementwise,
-            rows,
-            window,
-            movement,
-            gather,
-            cumsum,
-        )
-    ),
+    kernels=tuple(family.lower for family in FAMILIES),
     packings=anchors.packing,
 )

@@ -56,7 +56,7 @@ def _number(node: Node) -> str:
 class Launch:
     """A function and what it is called with; its results follow its operands.
 
-    key: equal keys, equal functions; kernels leave it out where building is all the work there is.
+    key: equal keys, equal functions, so that one of them need not be built.
     operands: nodes of the graph, or tensors that the kernel computed.
     """
 

@@ -128,6 +128,8 @@ def test_a_symbolic_dimension_that_is_not_the_first_is_refused_in_one_line() -> 
     x = floats(3, symbol("length"))
     with pytest.raises(LowerError, match=r"%y = gelu.*only the first dimension may be symbolic"):
         lower(fused([x], [Gelu()(x, name="y")]), TARGET)
+    with pytest.raises(LowerError, match=r"%none = slice.*an empty tensor, float32\[0,4\]"):
+        lower(fused([y := floats(3, 4)], [Slice(0, 1, 1)(y, name="none")]), TARGET)
     view = Reshape((symbol("length"), 3))(x, name="view")
     with pytest.raises(LowerError, match=r"%view = reshape.*only the first dimension"):
         lower(fused([x], [view]), TARGET)
