@@ -86,6 +86,8 @@ def per_channel(value: torch.Tensor, anchor: Node) -> torch.Tensor | None:
     channels = anchor.inputs[1].tensor.shape[0]
     assert isinstance(channels, int)
     after = 0 if isinstance(anchor.op, Linear) else 2  # axes behind the channel
+    if value.ndim > anchor.tensor.rank:
+        return None
     if value.numel() == 1:
         return value.reshape(1).expand(channels).contiguous()
     shape = (1,) * (anchor.tensor.rank - value.ndim) + tuple(value.shape)

@@ -131,7 +131,8 @@ def pad_into_conv(node: Node, sweep: Sweep) -> Result:
     """conv2d(pad(x, 0), w) => conv2d(x, w) with that padding, for spatial zero pads."""
     match node:
         case Node(Conv2d() as conv, (Node(Pad(pads, value), (x,)), *rest)):
-            batch, channel, height, width = pads
+            order = (0, 3, 1, 2) if conv.channels_last else range(4)
+            batch, channel, height, width = (pads[d] for d in order)
             if value != 0 or batch != (0, 0) or channel != (0, 0):
                 return Miss("the pad is not spatial, or not zero")
             if min(*height, *width) < 0:
@@ -156,10 +157,12 @@ def add_into_bias(node: Node, sweep: Sweep) -> Result:
     match node:
         case Node(Add(), (Node(Linear() | Conv2d() as anchor) as inner, Node(Const() as b))):
             channels = inner.inputs[1].tensor.shape[0]
-            shape = (channels,) if isinstance(anchor, Linear) else (channels, 1, 1)
-            if len(inner.inputs) != 2 or type(anchor) not in (Linear, Conv2d):
+            inside = isinstance(anchor, Linear) or anchor.channels_last
+            shape = (channels,) if inside else (channels, 1, 1)
+            if len(inner.inputs) != 2:
                 return Miss("the anchor has a bias already")
-            if tuple(b.value.shape)[-len(shape) :] != shape or b.value.numel() != channels:
+            fits = b.value.ndim <= inner.tensor.rank and b.value.numel() == channels
+            if tuple(b.value.shape)[-len(shape) :] != shape or not fits:
                 return Miss(f"the addend is {tuple(b.value.shape)}, expected {shape}")
             if not sweep.only_use(inner):
                 return Miss(f"%{inner.name} has a second user")

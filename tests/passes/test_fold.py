@@ -78,6 +78,8 @@ def test_offset_of_another_rank_stays():
     assert folded(Add()(y, rand(2, 1)), x=x) == ["linear", "add"]
     assert folded(Add()(y, rand(4)), x=x) == ["linear"]
     assert folded(Add()(y, rand(1, 4)), x=x) == ["linear"]
+    assert folded(Add()(y, rand(1, 1, 1)), x=x) == ["linear", "add"]
+    assert folded(Mul()(y, rand(1, 1, 4)), x=x) == ["linear", "mul"]
 
 
 def test_constants_are_computed():

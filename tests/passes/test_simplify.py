@@ -138,6 +138,13 @@ def test_other_pads_stay(pad):
     assert "pad" in kinds(simplified(Conv2d()(pad(x), W), x=x))
 
 
+@pytest.mark.parametrize("pads, left", [((0, 1, 2, 0), 1), ((0, 0, 0, 1), 2), ((0, 1, 0, 1), 2)])
+def test_pad_joins_the_convolution_of_channels_last(pads, left):
+    x = value(1, 5, 6, 3 - pads[3])
+    padded = Pad(tuple((0, p) for p in pads))(x)
+    assert len(kinds(simplified(Conv2d(channels_last=True)(padded, W), x=x))) == left
+
+
 def test_matmul_by_a_matrix_is_linear():
     x = value(2, 4, 3)
     w, b = const(torch.randn(3, 5)), const(torch.randn(5))
@@ -151,6 +158,18 @@ def test_bias_must_be_per_channel(shape, left):
     x = value(1, 3, 4, 6)
     y = Conv2d()(x, W)  # [1, 4, 2, 4]: a [4] constant broadcasts along the width
     assert len(kinds(simplified(Add()(y, const(torch.randn(shape))), x=x))) == left
+
+
+@pytest.mark.parametrize("shape, left", [((4,), 1), ((1, 1, 1, 4), 1), ((4, 1, 1), 2)])
+def test_bias_of_channels_last(shape, left):
+    x = value(1, 6, 8, 3)
+    y = Conv2d(channels_last=True)(x, W)  # [1, 4, 6, 4]: [4, 1, 1] broadcasts along the height
+    assert len(kinds(simplified(Add()(y, const(torch.randn(shape))), x=x))) == left
+
+
+def test_addend_of_higher_rank_is_no_bias():
+    y = Linear()(value(2, 3, name="x"), const(torch.randn(4, 3)))
+    assert len(kinds(simplified(Add()(y, const(torch.randn(1, 1, 4))), x=y.inputs[0]))) == 2
 
 
 def test_shared_anchor_keeps_its_value():
