@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.config import from_env
+from qcompiler.config import Config, from_env
 from qcompiler.context import Context, Event
 from qcompiler.graph import Graph, Level
 from qcompiler.observers import observers_of
@@ -43,11 +43,31 @@ def _quantized(
     from qcompiler import passes
     from qcompiler import targets as machines
 
+    _at(graph, Level.FLOAT, "quantize", "give it what qc.trace returns")
+    config = _config()
     ctx = context(graph, calibration, machines.get(target), recipe, progress)
-    config = from_env()
     ctx = replace(ctx, listen=listen)
     steps = passes.quantize.stages(graph, ctx, observers_of(config), config.bisect)
     return _last(graph, steps)
+
+
+def _at(graph: Any, level: Level, verb: str, cure: str) -> None:
+    """Raises ValueError unless the value is a graph at that level."""
+    if isinstance(graph, Graph) and graph.level is level:
+        return
+    found = graph.level.name if isinstance(graph, Graph) else type(graph).__name__
+    raise ValueError(f"{verb}: expected a graph at {level.name}, got {found}; {cure}")
+
+
+def _config() -> Config:
+    """Raises ValueError for a QC_PRINT that would never print."""
+    from qcompiler import passes
+
+    config = from_env()
+    known = ("all", "changed", *(p.name for p in passes.ALL))
+    if config.print and config.print not in known:
+        raise ValueError(f"QC_PRINT: expected one of {', '.join(known)}, got {config.print!r}")
+    return config
 
 
 def context(
@@ -68,16 +88,18 @@ def _last(graph: Graph, steps: Iterable[Graph]) -> Graph:
 
 def _peek(data: Iterable[Any] | None, graph: Graph) -> tuple[Any, Iterable[Any] | None]:
     """The first piece of the calibration data, and the data with that item still in it."""
-    from qcompiler.data import cut_items
+    from qcompiler.data import DataError, cut_items, items_of
 
-    if data is None or not hasattr(data, "__iter__"):
-        return None, data
-    rest = iter(data)
-    first = next(rest, None)
-    if first is None:
-        return None, ()
-    sample = next(iter(next(iter(cut_items([first], graph)))))
-    return sample, data if hasattr(data, "__len__") else chain([first], rest)
+    if data is None:
+        return None, None
+    items = items_of(data, graph)
+    rest = iter(items)
+    first = list(islice(rest, 1))
+    try:
+        sample = next(cut_items(first, graph))[0]
+    except DataError:  # told by calibrate, which says what QC_REPRO asks for
+        sample = None
+    return sample, items if isinstance(items, Sized) else chain(first, rest)
 
 
 def build(graph: Graph, target: str | Target = "x86-64-v3") -> CompiledModel:
@@ -96,11 +118,10 @@ def _built(
     from qcompiler.runtime import CompiledModel
     from qcompiler.targets.build import build as lowered
 
-    if graph.level is not Level.INTEGER:
-        found = graph.level.name
-        raise ValueError(f"build: expected a graph at INTEGER (from quantize), got {found}")
+    _at(graph, Level.INTEGER, "build", "run qc.quantize first, with recipe='float32' for no codes")
     machine = machines.get(target)
-    config = from_env()
+    machines.require_buildable(graph)
+    config = _config()
     ctx = Context(machine)
     observers = observers_of(config)
     fused = _last(graph, passes.build.stages(graph, ctx, observers, config.bisect))
@@ -134,10 +155,12 @@ def stages(
 ) -> Stages:
     """What `compile` does, with the graphs on the way. progress: called (what, done, total)."""
     from qcompiler.frontend import trace
+    from qcompiler.targets import require_buildable
 
     say = progress or (lambda what, done, total: None)
     say("trace", 0, 0)
     traced = trace(module, example_inputs, kwargs, dynamic_shapes)
+    require_buildable(traced)
     hashes: list[str] = []
 
     def listen(event: str, *details: Any) -> None:

@@ -34,7 +34,7 @@ def cut_items(data: Iterable[Any] | None, graph: Graph) -> Iterator[list[Piece]]
     every piece. No more than one item is held. Raises DataError naming item, input and cure.
     """
     empty = True
-    for number, item in enumerate(_items(data, graph)):
+    for number, item in enumerate(items_of(data, graph)):
         empty = False
         values = _values(item, graph, f"calibration item {number}")
         yield list(_cut(values, graph, f"calibration item {number}"))
@@ -51,7 +51,7 @@ def pieces(data: Iterable[Any] | None, graph: Graph) -> Iterator[Piece]:
         yield from item
 
 
-def _items(data: Iterable[Any] | None, graph: Graph) -> Iterable[Any]:
+def items_of(data: Iterable[Any] | None, graph: Graph) -> Iterable[Any]:
     """A bare mapping, or a bare tensor of the first input's rank, is taken as the one item."""
     if data is None:
         return ()

@@ -15,14 +15,14 @@ from types import ModuleType
 
 from qcompiler.machine import features as host_features
 
-from .base import Target
+from .base import InputsError, Target, require_buildable
 from .link import LinkError
 from .lower import LowerError
 from .x86 import X86_64_V3
 
 __all__ = [
-    "DONE", "PLANNED", "LinkError", "LowerError", "Target", "TargetError", "get", "host_features",
-    "names", "native",
+    "DONE", "PLANNED", "InputsError", "LinkError", "LowerError", "Target", "TargetError", "get",
+    "host_features", "names", "native", "require_buildable",
 ]  # fmt: skip
 
 DONE: tuple[Target, ...] = (X86_64_V3,)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompiler.arith import SumRule
-from qcompiler.graph import Node
+from qcompiler.graph import Graph, Node
 from qcompiler.op import Op
 from qcompiler.ops import (
     Add,
@@ -110,7 +110,7 @@ class Target:
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""
-        return self.packings(node, self)
+        return None if unsupported_dims(node) else self.packings(node, self)
 
 
 def parts(t: Type) -> tuple[TensorType, ...]:
@@ -128,3 +128,24 @@ def unsupported_dims(node: Node) -> str | None:
         if t.shape and isinstance(t.shape[0], Sym) and len(t.shape[0].expr.free_symbols) > 1:
             return f"a dimension may depend on one symbol, got {t!r}"
     return None
+
+
+class InputsError(ValueError):
+    """The model's inputs have shapes that no target builds."""
+
+
+def require_buildable(graph: Graph) -> None:
+    """Raises InputsError naming the first input with a shape that could never be lowered.
+
+    In one line and before any work: every node that reads such an input would be refused.
+    """
+    for node in graph.parameters:
+        reason = unsupported_dims(node)
+        if reason:
+            raise InputsError(f"input %{node.name}: {reason}; {_cure(node)}")
+
+
+def _cure(node: Node) -> str:
+    if 0 in node.tensor.shape:
+        return "trace the model with an example that has elements"
+    return "trace it with a fixed size there (no Dim in dynamic_shapes) and pad to that"

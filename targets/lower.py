@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,22 +49,34 @@ def lower(graph: Graph, target: Target) -> Lowered:
 
 def _launches(nodes: list[Node], target: Target) -> dict[Node, Launch]:
     found: dict[Node, Launch] = {}
-    problems: list[str] = []
+    problems: dict[Node, str] = {}
     for node in nodes:
         if isinstance(node.op, STRUCTURAL):
             reason = unsupported_dims(node)
             if reason:
-                problems.append(_problem(node, reason))
+                problems[node] = reason
             continue
         answer = target.answer(node)
         if isinstance(answer, Miss):
-            problems.append(_problem(node, answer.reason))
+            problems[node] = answer.reason
         else:
             found[node] = answer
     if problems:
-        lines = "\n  ".join(problems)
-        raise LowerError(f"{target.name} has no kernel for {len(problems)} nodes:\n  {lines}")
+        raise LowerError(_refusal(problems, target))
     return found
+
+
+def _refusal(problems: Mapping[Node, str], target: Target) -> str:
+    """What readers of a shape that no kernel takes add to it is nothing new."""
+    causes = [
+        _problem(node, reason)
+        for node, reason in problems.items()
+        if not (unsupported_dims(node) and any(i in problems for i in node.inputs))
+    ]
+    if len(causes) == 1:
+        return f"{target.name} has no kernel for {causes[0]}; change the model there"
+    lines = "\n  ".join(causes)
+    return f"{target.name} has no kernel for {len(causes)} nodes; change the model there:\n  {lines}"
 
 
 def _problem(node: Node, reason: str) -> str:
