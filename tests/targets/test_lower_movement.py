@@ -38,7 +38,7 @@ def tensor(cases: Cases, dtype: torch.dtype, *shape: int, symbolic: bool = False
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_permutations(dtype: torch.dtype) -> None:
     cases = Cases(0)
-    for shape in ((2, 5, 19, 7), (2, 40, 1, 33)):
+    for shape in ((2, 5, 19, 7), (2, 40, 1, 33))[: 1 if dtype is torch.bool else 2]:
         x = tensor(cases, dtype, *shape)
         cases.out(*(Permute(p)(x) for p in itertools.permutations(range(4))))
         x = tensor(cases, dtype, *shape, symbolic=True)

@@ -99,20 +99,20 @@ def test_integer_convolutions(sizes: tuple[int, ...]) -> None:
 def test_integer_linears() -> None:
     cases = Cases(1)
     for k, n, lead in ((16, 32, (5,)), (3, 24, (1,)), (33, 17, (2, 3)), (64, 10, ())):
-        for dtype, quant in ((torch.uint8, X), (torch.int8, SIGNED), (torch.uint8, NARROW)):
+        for quant, most in ((X, 127), (X, 60), (SIGNED, 20), (NARROW, 15)):
+            dtype = torch.int8 if quant is SIGNED else torch.uint8
             x = cases.integers(quant.qmin, quant.qmax, 2, *lead, k, dtype=dtype, quant=quant,
                                symbolic=bool(lead))  # fmt: skip
-            for most in (127, 20):
-                w = codes(cases, n, k, most=most)
-                zero = quant.zero_point
-                acc = IntLinear(zero)(x, w, bias(cases, n))
-                m = multiplier(cases, n)
-                code = Requantize(DType.INT8, QParams((0.3,), -5, -128, 127))(acc, m)
-                cases.out(IntLinear(zero)(x, w), packed(region(code, [acc, code]), CTX))
-                table = const(torch.randint(-128, 128, (256,), generator=cases.rng).to(torch.int8))
-                again = Requantize(DType.UINT8, OUT)(acc, m)
-                looked = Lookup(DType.INT8, SIGNED)(again, table)
-                cases.out(packed(region(looked, [acc, again, looked]), CTX))
+            w, m = codes(cases, n, k, most=most), multiplier(cases, n)
+            acc = IntLinear(quant.zero_point)(x, w, bias(cases, n))
+            code = Requantize(DType.INT8, QParams((0.3,), -5, -128, 127))(acc, m)
+            cases.out(acc, packed(region(code, [acc, code]), CTX))
+            table = const(torch.randint(-128, 128, (256,), generator=cases.rng).to(torch.int8))
+            again = Requantize(DType.UINT8, OUT)(acc, m)
+            looked = Lookup(DType.INT8, SIGNED)(again, table)
+            cases.out(packed(region(looked, [acc, again, looked]), CTX))
+    x, w = cases.integers(0, 255, 3, 20, quant=X), codes(cases, 9, 20)
+    cases.out(IntLinear(0)(x, w), IntLinear(7)(x, w), IntLinear(0)(x, w, bias(cases, 9)))
     cases.check()
 
 

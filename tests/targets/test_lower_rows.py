@@ -27,7 +27,7 @@ from qcompiler.targets.lower import lower
 from qcompiler.types import DType, QParams, TensorType, symbol
 
 # Around one piece of 16 lanes, and some pieces with a rest.
-LENGTHS = (1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 77, 128)
+LENGTHS = (1, 3, 15, 16, 17, 33, 77)
 
 
 def row_ops(cases: Cases, x: Node, size: int) -> list[Node]:
