@@ -64,10 +64,14 @@ class Conv2d(Op):
 
     def correlate(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """The sums of products, [N,O,OH,OW], in the dtype of the operands."""
+        import torch
         import torch.nn.functional as F
 
         (t, b), (left, r) = self.padding
         x = F.pad(to_nchw(x, self.channels_last), (left, r, t, b))
+        if x.shape[1] == 1:
+            # oneDNN (torch 2.13) misreads one channel with the strides of channels last
+            x = x.clone(memory_format=torch.contiguous_format)
         return F.conv2d(x, w, None, self.stride, 0, self.dilation, self.groups)
 
 

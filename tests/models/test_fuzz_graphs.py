@@ -13,6 +13,7 @@ from qcompiler.context import Context
 from qcompiler.graph import Graph, Level
 from qcompiler.interpret import run
 from qcompiler.observers import Checker
+from qcompiler.ops import Conv2d
 from qcompiler.parse import parse
 from qcompiler.recipe import recipe_of
 from qcompiler.rewrite import named
@@ -82,3 +83,13 @@ def test_random_graphs(recipe):
     assert verdict.kernels and verdict.holds, "\n".join(map(str, verdict.failures))
     for node, ours, oracle in zip(graph.outputs, model(*inputs), run(graph, inputs), strict=True):
         assert follows_float_product(node) or torch.equal(ours, oracle), node
+
+
+def test_one_channel_in_channels_last():
+    """oneDNN reads [N,1,H,W] wrongly when its strides are those of channels last (seed 5035)."""
+    noise = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2, 1, 5, 3, generator=noise), torch.randn(8, 1, 2, 3, generator=noise)
+    op = Conv2d((1, 2), ((2, 1), (0, 0)))
+    last = replace(op, channels_last=True).eval(x.permute(0, 2, 3, 1), w).permute(0, 3, 1, 2)
+    wanted = op.eval(x.double(), w.double()).float()
+    assert torch.allclose(last, wanted, atol=1e-5)
