@@ -61,11 +61,21 @@ def dequantize_below(node: Node, sweep: Sweep) -> Node | Miss | None:
     return dequantize.op(codes, *dequantize.inputs[1:])
 
 
+def moves_codes(node: Node) -> bool:
+    """Whether the node moves what was codes: moving those a second time costs less than
+    quantizing the float value, which another reader keeps."""
+    while single(node):
+        node = node.inputs[0]
+    return isinstance(node.op, Dequantize)
+
+
 def quantize_above(node: Node, sweep: Sweep) -> Node | Miss | None:
     """quantize(move(x)) => move(quantize(x)); a value filled in is rounded, too."""
     match node:
         case Node(Quantize() as quantize, (moved, scale, zero)) if single(moved):
-            if isinstance(moved.op, GatherElements) or not sweep.only_use(moved):
+            if isinstance(moved.op, GatherElements):
+                return Miss("its indices are counted in elements")
+            if not sweep.only_use(moved) and not moves_codes(moved):
                 return Miss(f"%{moved.name} has a second user")
             params = static_params(node)
             if params is None:

@@ -266,3 +266,16 @@ def test_text_before_and_after(golden):
     w, b = const(torch.eye(4)[:2] * 0.5, name="w"), const([0.25, -1.0], name="b")
     _, quant = quantized(Clamp(0.0)(Linear()(x, w, b, name="fc"), name="relu"), x=x)
     golden("\n".join(line.split("  # ")[0] for line in str(quant).splitlines()) + "\n")
+
+
+def test_padded_value_with_several_readers():
+    """Its float readers keep the exact fill; its integer readers move the codes."""
+    torch.manual_seed(0)
+    x = value(4, 4)
+    y = Clamp(0.0)(Linear()(x, rand(4, 4), rand(4), name="a"))
+    z = Pad(((0, 0), (0, 1)), 1.3)(y)
+    graph, quant = quantized(z, Linear()(z, rand(3, 5), rand(3), name="b"), x=x)
+    (sample,) = samples(graph, 1)[0]
+    (padded, _) = interpret(quant, sample)
+    assert torch.allclose(padded[:, -1], torch.tensor(1.3), atol=0.02)
+    assert kinds(quant).count("quantize") == 1
