@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import heapq
 from dataclasses import dataclass, replace
 
 from qcompiler.context import Context
@@ -28,6 +30,8 @@ ROWS = Scheme(DType.INT8, -127, 127, symmetric=True, dynamic=True)
 WEIGHT = Scheme(DType.INT8, -127, 127, symmetric=True, axis=0)
 SUMS = (Conv2d, Linear, Matmul, Add, Mul, AvgPool2d)  # their integer form ends in int32
 EPILOGUES = (Clamp, LeakyRelu, Prelu)  # applied to int32 sums while they are requantized
+
+SHOWN = 5  # names that a message offers instead of an unknown one
 
 NO_READER = "no integer op reads its result"
 FLOAT_OPERAND = "an operand is computed in float"
@@ -86,7 +90,7 @@ def unfit(node: Node, plan: Plan) -> str | None:
     static = recipe.activations is Activations.STATIC
     if recipe.activations is Activations.NONE:
         return f"recipe {recipe.name} keeps everything in float"
-    if any(node.name.startswith(p) or node.note.origin.startswith(p) for p in recipe.keep_float):
+    if any(goes_by(node, path) for path in recipe.keep_float):
         return "kept in float by the recipe"
     if isinstance(node.op.quant, Float):
         return node.op.quant.reason
@@ -96,6 +100,31 @@ def unfit(node: Node, plan: Plan) -> str | None:
         return f"recipe {recipe.name} quantizes only linear layers"
     reason = _no_integer_form(node, plan)
     return reason or (target.refuses_integer(node) if target is not None else None)
+
+
+def goes_by(node: Node, path: str) -> bool:
+    """Whether the node, a constant of it, or the module it comes from has that name or lies below
+    it: what is folded into a layer leaves it with the constants' old names."""
+    names = [node.name, node.note.origin.split(" ")[0]]
+    names += [i.name for i in node.inputs if isinstance(i.op, Const)]
+    return any(f"{name}.".startswith(f"{path}.") for name in names)
+
+
+class RecipeError(ValueError):
+    """The recipe does not fit the graph."""
+
+
+def require_known(graph: Graph, recipe: Recipe) -> None:
+    """Raises RecipeError for a name in keep_float that nothing in the graph has."""
+    nodes = graph.nodes()
+    for path in recipe.keep_float:
+        if not any(goes_by(node, path) for node in nodes):
+            layers = [node.name for node in nodes if is_anchor(node)]
+            near = difflib.get_close_matches(path, layers, SHOWN, cutoff=0.0)
+            raise RecipeError(
+                f"recipe {recipe.name!r}: keep_float: no node has the name {path!r} or lies below "
+                f"it; layers with names like it: {', '.join(near) or 'none'}"
+            )
 
 
 def _no_integer_form(node: Node, plan: Plan) -> str | None:
@@ -134,15 +163,25 @@ def plan_of(graph: Graph, ctx: Context) -> Plan:
         reason = unfit(node, plan) if node.inputs else "an input"
         if reason is not None:
             plan.reasons[node] = reason
-    changed = True
-    while changed:
-        changed = False
-        for node in users:
-            reason = None if node in plan.reasons else stranded(node, plan)
-            if reason is not None:
-                plan.reasons[node] = reason
-                changed = True
+    drop_stranded(plan)
     return plan
+
+
+def drop_stranded(plan: Plan) -> None:
+    """Sweeps in graph order until none is stranded; after the first only over what may have
+    changed, the neighbours of what was dropped."""
+    order = list(plan.users)
+    index = {node: k for k, node in enumerate(order)}
+    waiting = [(0, k) for k in range(len(order))]  # (sweep, position): a heap as it stands
+    while waiting:
+        sweep, k = heapq.heappop(waiting)
+        node = order[k]
+        reason = None if node in plan.reasons else stranded(node, plan)
+        if reason is None:
+            continue
+        plan.reasons[node] = reason
+        for near in {index[n] for n in (*node.inputs, *plan.users[node])}:
+            heapq.heappush(waiting, (sweep + (near < k), near))
 
 
 def held_as_codes(node: Node, plan: Plan) -> bool:
@@ -162,6 +201,7 @@ class AssignPrecision(Pass):
     """
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
+        require_known(graph, ctx.recipe)
         plan = plan_of(graph, ctx)
         new: dict[Node, Node] = {}
         for node in plan.users:

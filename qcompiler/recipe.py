@@ -28,8 +28,10 @@ class RangeMethod(Enum):
 class Recipe:
     """activations: none (float32), static (calibrated) or dynamic (per row, at run time).
 
-    range: how static ranges are chosen. percentile: the share of values kept, in percent, for
-    that method. keep_float: names or module-path prefixes of nodes that must stay float.
+    range: how static ranges are chosen; both may be given by their names. percentile: the share
+    of values kept, in percent, for that method. keep_float: names of nodes, or paths of modules,
+    that must stay float with all below them; a layer that others were folded into answers to the
+    names of all of them.
     """
 
     name: str
@@ -39,8 +41,19 @@ class Recipe:
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 50.0 < self.percentile <= 100.0:
-            raise ValueError(f"percentile must be in (50, 100], got {self.percentile}")
+        keep = self.keep_float
+        _expect("name", self.name, "a word", isinstance(self.name, str) and _is_word(self.name))
+        _expect("percentile", self.percentile, "a number in (50, 100]", _in_range(self.percentile))
+        named = isinstance(keep, list | tuple) and all(isinstance(k, str) and k for k in keep)
+        _expect("keep_float", keep, "a list of names", named)
+        values = {
+            "activations": _member("activations", Activations, self.activations),
+            "range": _member("range", RangeMethod, self.range),
+            "percentile": float(self.percentile),
+            "keep_float": tuple(keep),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def to_toml(self) -> str:
         rows = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self).items()}
@@ -57,13 +70,33 @@ class Recipe:
         missing = sorted({"name", "activations"} - set(rows))
         if missing:
             raise ValueError(f"recipe: field {missing[0]!r} is missing")
-        return Recipe(
-            name=str(rows["name"]),
-            activations=Activations(rows["activations"]),
-            range=RangeMethod(rows.get("range", Recipe.range.value)),
-            percentile=float(rows.get("percentile", Recipe.percentile)),  # type: ignore[arg-type]
-            keep_float=tuple(rows.get("keep_float", ())),  # type: ignore[arg-type]
-        )
+        return Recipe(**rows)  # type: ignore[arg-type]
+
+
+def _expect(field: str, value: object, expected: str, fits: bool) -> None:
+    if not fits:
+        raise ValueError(f"recipe: {field}: expected {expected}, got {value!r}")
+
+
+def _is_word(text: str) -> bool:
+    """Whether the header of a graph's text can hold the name."""
+    return text.split() == [text]
+
+
+def _in_range(percentile: object) -> bool:
+    number = isinstance(percentile, int | float) and not isinstance(percentile, bool)
+    return number and 50.0 < percentile <= 100.0  # type: ignore[operator]
+
+
+def _member(field: str, kind: type[Enum], value: object) -> Enum:
+    """A member of the enum, also by its value, as TOML has it."""
+    if isinstance(value, kind):
+        return value
+    found = next((m for m in kind if m.value == value), None)
+    names = ", ".join(m.value for m in kind)
+    _expect(field, value, f"one of {names}", found is not None)
+    assert found is not None
+    return found
 
 
 def _toml(value: object) -> str:
@@ -97,8 +130,13 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
     """A recipe by name, from a .toml path, or as given. Raises ValueError otherwise."""
     if isinstance(recipe, Recipe):
         return recipe
+    if not isinstance(recipe, str):
+        raise ValueError(f"recipe: expected a name or a Recipe, got {type(recipe).__name__}")
     if recipe.endswith(".toml"):
-        return Recipe.from_toml(Path(recipe).read_text())
+        try:
+            return Recipe.from_toml(Path(recipe).read_text())
+        except ValueError as e:
+            raise ValueError(f"{recipe}: {e}") from e
     found = next((r for r in RECIPES if r.name == recipe), None)
     if found is not None:
         return found

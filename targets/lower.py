@@ -75,8 +75,8 @@ def _refusal(problems: Mapping[Node, str], target: Target) -> str:
     ]
     if len(causes) == 1:
         return f"{target.name} has no kernel for {causes[0]}; change the model there"
-    lines = "\n  ".join(causes)
-    return f"{target.name} has no kernel for {len(causes)} nodes; change the model there:\n  {lines}"
+    head = f"{target.name} has no kernel for {len(causes)} nodes; change the model there:"
+    return "\n  ".join([head, *causes])
 
 
 def _problem(node: Node, reason: str) -> str:
