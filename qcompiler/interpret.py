@@ -61,10 +61,15 @@ def _eval(node: Node, env: Mapping[Node, Any], symbols: dict[str, int]) -> Any:
     op = bound_op(node.op, symbols) if symbols else node.op
     try:
         return op.eval(*(env[i] for i in node.inputs))
+    except IndexError as e:
+        raise IndexError(f"%{node.name} = {e}{_origin(node)}") from e
     except (RuntimeError, TypeError) as e:
         got = ", ".join(f"{i.type!r}" for i in node.inputs)
-        where = f" ({node.note.origin})" if node.note.origin else ""
-        raise RuntimeError(f"%{node.name} = {op.kind}({got}){where}: {e}") from e
+        raise RuntimeError(f"%{node.name} = {op.kind}({got}){_origin(node)}: {e}") from e
+
+
+def _origin(node: Node) -> str:
+    return f" ({node.note.origin})" if node.note.origin else ""
 
 
 def _last_uses(graph: Graph, order: list[Node]) -> dict[int, list[Node]]:
@@ -86,7 +91,8 @@ def bind_inputs(
 ) -> dict[Node, Any]:
     """The values of the graph's parameters, checked against their declarations."""
     if len(inputs) != len(graph.inputs):
-        raise InputError(f"expected {len(graph.inputs)} inputs, got {len(inputs)}")
+        takes = ", ".join(f"%{n.name}: {n.tensor!r}" for n in graph.inputs) or "none"
+        raise InputError(f"expected {len(graph.inputs)} inputs ({takes}), got {len(inputs)}")
     if state is None:
         state = [n.op.value for n in graph.initial if isinstance(n.op, Const)]
     if len(state) != len(graph.state):
@@ -98,9 +104,14 @@ def bind_inputs(
     return env
 
 
-def check_input(node: Node, value: torch.Tensor) -> None:
-    """Raises InputError when rank, a fixed dimension or the dtype differs."""
+def check_input(node: Node, value: Any) -> None:
+    """Raises InputError when kind, rank, a fixed dimension or the dtype differs."""
+    import torch
+
     declared: TensorType = node.tensor
+    if not isinstance(value, torch.Tensor):
+        got = f"{type(value).__module__}.{type(value).__name__}"
+        raise InputError(f"input %{node.name}: expected a torch tensor {declared!r}, got {got}")
     shape, dtype = tuple(value.shape), value.dtype
     fits = len(shape) == declared.rank and all(
         isinstance(d, Sym) or d == s for d, s in zip(declared.shape, shape, strict=True)

@@ -175,13 +175,14 @@ def _params_in(node: Node) -> Iterable[QParams]:
         yield node.note.scheme.params
 
 
-def save(graph: Graph, path: Path, store: Path | None = None) -> None:
+def save(graph: Graph, path: Path | str, store: Path | None = None) -> None:
     """Write `path`, and its constants by hash into `store` (default: `<name>.constants/`).
 
     Each file is written whole or not at all.
     """
     from safetensors.torch import save_file
 
+    path = Path(path)
     text, table = str(graph), constants_of(graph)
     folder = store or path.with_suffix(".constants")
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,10 +197,11 @@ def save(graph: Graph, path: Path, store: Path | None = None) -> None:
     os.replace(part, path)
 
 
-def load(path: Path, store: Path | None = None) -> Graph:
+def load(path: Path | str, store: Path | None = None) -> Graph:
     """Read a graph that `save` wrote. Raises ParseError naming the line that is wrong."""
     from qcompiler.parse import parse
 
+    path = Path(path)
     folders = (store, path.with_suffix(".constants"), path.parent / "constants")
     folder = next((f for f in folders if f is not None and f.is_dir()), path.parent)
     return parse(path.read_text(), Store(folder))

@@ -64,10 +64,13 @@ def decomposed(program: ExportedProgram, table: dict[Any, Any]) -> ExportedProgr
                          f"{first_line(error)}") from error  # fmt: skip
 
 
+CURE = "; replace it in the model with ops that are known"
+
+
 def report(outcome: Outcome) -> str:
     """All problems, one a line, under one that says what to do."""
     lines = [str(p) for p in outcome.problems]
     if len(lines) == 1:
-        return f"cannot trace {lines[0]}"
+        return f"cannot trace {lines[0]}{CURE if outcome.unknown else ''}"
     head = f"cannot trace {len(lines)} operations; replace them in the model:"
     return "\n  ".join([head, *lines])

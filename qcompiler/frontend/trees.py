@@ -32,9 +32,25 @@ def flatten(text: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None = N
 
     Raises TreeError when the nesting differs from the traced one, or a Python constant does.
     """
+    kwargs = dict(kwargs or {})
+    positional, keyword = (_children(tree) for _, tree in _children(json.loads(text)))
+    names = [str(key) for key, _ in keyword]
+    if len(args) != len(positional) or set(kwargs) != set(names):
+        raise TreeError(
+            f"expected {_arguments(len(positional), names)}, as the model was traced with, "
+            f"got {_arguments(len(args), list(kwargs))}"
+        )
     found: dict[int, Any] = {}
-    _walk(json.loads(text), (tuple(args), dict(kwargs or {})), "the arguments", found)
+    for key, child in positional:
+        _walk(child, args[key], f"argument {key}", found)
+    for key, child in keyword:
+        _walk(child, kwargs[key], f"argument {key}", found)
     return [found[k] for k in sorted(found)]
+
+
+def _arguments(count: int, names: Sequence[str]) -> str:
+    by_name = f" and {', '.join(names)} by keyword" if names else ""
+    return f"{count} positional argument{'s' * (count != 1)}{by_name}"
 
 
 def _build(tree: Mapping[str, Any], tensors: Sequence[Any]) -> Any:
@@ -94,4 +110,9 @@ def _part(value: Any, key: Any, path: str) -> Any:
         pass
     if isinstance(key, str) and hasattr(value, key):
         return getattr(value, key)
-    raise TreeError(f"{path}: expected an item {key!r}, got {type(value).__name__}")
+    got = type(value).__name__
+    if isinstance(value, Mapping) and value:
+        got += f" of {', '.join(map(str, value))}"
+    elif isinstance(value, list | tuple):
+        got += f" of {len(value)}"
+    raise TreeError(f"{path}: expected an item {key!r}, got {got}")

@@ -12,12 +12,15 @@ from typing import Any
 from qcompiler.errors import InputError
 from qcompiler.runtime.manifest import Entry, Size, Spec
 
+DENSE = "torch.strided"
+
 
 def check(entry: Entry, values: Sequence[Any]) -> None:
     """values: numpy arrays or torch tensors. Raises InputError: input, expected, got."""
     if len(values) != len(entry.inputs):
         takes = ", ".join(f"%{s.name}: {s!r}" for s in entry.inputs) or "none"
-        raise InputError(f"expected {len(entry.inputs)} inputs ({takes}), got {len(values)}")
+        count = f"{len(entry.inputs)} input{'s' * (len(entry.inputs) != 1)}"
+        raise InputError(f"expected {count} ({takes}), got {len(values)}")
     symbols: dict[str, int] = {}
     for spec, value in zip(entry.inputs, values, strict=True):
         _is_array(spec, value)
@@ -36,12 +39,17 @@ def check(entry: Entry, values: Sequence[Any]) -> None:
 def _is_array(spec: Spec, value: Any) -> None:
     if not hasattr(value, "__dlpack__") or not hasattr(value, "shape"):
         got = type(value).__name__
+        cure = "; give each tensor as an argument of its own" * isinstance(value, list | tuple)
         raise InputError(
             f"input %{spec.name}: expected {spec!r} as a torch tensor or numpy array, got {got}"
+            f"{cure}"
         )
     device = str(getattr(value, "device", "cpu"))
     if device != "cpu":
         raise InputError(f"input %{spec.name}: expected a tensor on the CPU, got {device}")
+    layout = str(getattr(value, "layout", DENSE))
+    if layout != DENSE:
+        raise InputError(f"input %{spec.name}: expected a dense tensor, got {layout}; .to_dense()")
 
 
 def _fixed(spec: Spec, value: Any) -> None:
@@ -52,7 +60,18 @@ def _fixed(spec: Spec, value: Any) -> None:
     )
     if not fits or dtype != spec.dtype:
         got = f"{dtype}[{','.join(map(str, shape))}]"
-        raise InputError(f"input %{spec.name}: expected {spec!r}, got {got}")
+        cure = _cure(spec, shape, dtype)
+        raise InputError(f"input %{spec.name}: expected {spec!r}, got {got}; {cure}")
+
+
+def _cure(spec: Spec, shape: tuple[int, ...], dtype: str) -> str:
+    if dtype != spec.dtype:
+        return f"convert it, x.to(torch.{spec.dtype}) or x.astype('{spec.dtype}')"
+    if len(shape) == len(spec.shape) - 1:
+        return "the first axis is the batch: x[None]"
+    if len(shape) == len(spec.shape) and shape[1:] == spec.shape[1:]:
+        return "for batches of any size compile with a symbolic batch (dynamic_shapes)"
+    return "a program takes the shapes it was compiled for"
 
 
 @lru_cache(maxsize=64)
