@@ -59,4 +59,4 @@ def _lower_triangle(scores: Node) -> Node:
     return Compare(Relation.GE)(i, j)
 
 
-decompose = rewrites("decompose", (attention_into_matmuls,))
+decompose = rewrites("decompose", (attention_into_matmuls,), required=True)

@@ -112,7 +112,7 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-@declare("fold", (Level.FLOAT, Level.QDQ, Level.INTEGER), exact=True)
+@declare("fold", (Level.FLOAT, Level.QDQ, Level.INTEGER), exact=True, required=True)
 @dataclass(frozen=True)
 class Fold(Pass):
     """Apply the rules above until nothing changes."""

@@ -114,4 +114,4 @@ RULES: tuple[Rule, ...] = (
     reshape_of_reshape, movement_without_effect, permute_above_const,
 )  # fmt: skip
 
-layout = rewrites("layout", RULES, needs=Level.INTEGER)
+layout = rewrites("layout", RULES, needs=Level.INTEGER, required=True)

@@ -17,6 +17,9 @@ _LAZY = {
     "compile": "qcompiler.api",
     "load": "qcompiler.runtime",
     "CompiledModel": "qcompiler.runtime",
+    "InputError": "qcompiler.errors",
+    "ArtifactError": "qcompiler.runtime.errors",
+    "MachineError": "qcompiler.runtime.errors",
     "interpret": "qcompiler.interpret",
     "parse": "qcompiler.parse",
     "save_graph": "qcompiler.text",
@@ -39,10 +42,13 @@ _LAZY = {
 }
 
 __all__ = [
+    "ArtifactError",
     "CompiledModel",
     "Context",
     "Graph",
+    "InputError",
     "Level",
+    "MachineError",
     "Miss",
     "Node",
     "Note",
@@ -72,6 +78,7 @@ if TYPE_CHECKING:
     from qcompiler import targets
     from qcompiler.api import build, compile, quantize
     from qcompiler.context import Context
+    from qcompiler.errors import InputError
     from qcompiler.frontend import trace
     from qcompiler.graph import Graph, Level, Node, Note
     from qcompiler.interpret import interpret
@@ -81,6 +88,7 @@ if TYPE_CHECKING:
     from qcompiler.recipe import Recipe
     from qcompiler.rewrite import Miss, Sweep, rewrite
     from qcompiler.runtime import CompiledModel, load
+    from qcompiler.runtime.errors import ArtifactError, MachineError
     from qcompiler.text import constants_of
     from qcompiler.text import load as load_graph
     from qcompiler.text import save as save_graph

@@ -124,21 +124,29 @@ def _built(
     config = _config()
     ctx = Context(machine)
     observers = observers_of(config)
-    fused = _last(graph, passes.build.stages(graph, ctx, observers, config.bisect))
+    # QC_BISECT counts on from the passes of quantize.
+    left = max(config.bisect - passes.quantize.optional, 0) if config.bisect >= 0 else -1
+    fused = _last(graph, passes.build.stages(graph, ctx, observers, left))
 
     def see(script: Callable[[], str]) -> None:
         for observer in observers:
             observer.lowered(script)
 
-    library = lowered(fused, machine, see)
+    try:
+        library = lowered(fused, machine, see)
+    except Exception as e:
+        for observer in observers:
+            observer.unbuilt(graph, ctx, e)
+        raise
     return CompiledModel.of(library, fused, graph, source, calibration)
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What a compilation went through: the FLOAT graph, the INTEGER graph, the program."""
+    """What a compilation went through: the FLOAT graph where it began with one, the INTEGER
+    graph, the program."""
 
-    traced: Graph
+    traced: Graph | None
     quantized: Graph
     model: CompiledModel
 
@@ -155,12 +163,25 @@ def stages(
 ) -> Stages:
     """What `compile` does, with the graphs on the way. progress: called (what, done, total)."""
     from qcompiler.frontend import trace
+
+    if progress:
+        progress("trace", 0, 0)
+    traced = trace(module, example_inputs, kwargs, dynamic_shapes)
+    return stages_of(traced, calibration, target, recipe, progress)
+
+
+def stages_of(
+    graph: Graph, calibration: Iterable[Any] | None, target: str | Target, recipe: str | Recipe,
+    progress: Progress | None = None,
+) -> Stages:  # fmt: skip
+    """The same from a graph on: one at FLOAT is quantized, one at INTEGER is built as it is."""
     from qcompiler.targets import require_buildable
 
     say = progress or (lambda what, done, total: None)
-    say("trace", 0, 0)
-    traced = trace(module, example_inputs, kwargs, dynamic_shapes)
-    require_buildable(traced)
+    require_buildable(graph)
+    if graph.level is Level.INTEGER:
+        say("build", 0, 0)
+        return Stages(None, graph, build(graph, target))
     hashes: list[str] = []
 
     def listen(event: str, *details: Any) -> None:
@@ -168,10 +189,10 @@ def stages(
             hashes.extend(details)
 
     say("quantize", 0, 0)
-    quantized = _quantized(traced, calibration, target, recipe, progress, (listen,))
+    quantized = _quantized(graph, calibration, target, recipe, progress, (listen,))
     say("build", 0, 0)
-    model = _built(quantized, target, traced, next(iter(hashes), None))
-    return Stages(traced, quantized, model)
+    model = _built(quantized, target, graph, next(iter(hashes), None))
+    return Stages(graph, quantized, model)
 
 
 def compile(

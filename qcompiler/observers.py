@@ -69,15 +69,19 @@ class Dumper(Observer):
     """QC_DUMP: numbered files, one per pass, with their constants beside them.
 
     A graph that an earlier pipeline left in the folder is where the numbers go on: building
-    follows quantizing.
+    follows quantizing. What an earlier run left under later numbers is removed.
     """
 
     folder: Path
     count: int = 0
 
     def before(self, pass_: Pass, graph: Graph, ctx: Context) -> None:
-        if self.count == 0:
-            self.count = self._after(str(graph))
+        if self.count:
+            return
+        self.count = self._after(str(graph))
+        for file in self._files():
+            if int(file.name[:2]) >= self.count:
+                file.unlink()
         if self.count == 0:
             self._write("input", graph)
 
@@ -86,9 +90,11 @@ class Dumper(Observer):
 
     def _after(self, text: str) -> int:
         """The number that follows the file with this text; 0 where there is none."""
-        files = sorted(self.folder.glob("[0-9][0-9]_*.qir"), reverse=True)
-        found = next((f for f in files if f.read_text() == text), None)
+        found = next((f for f in reversed(self._files()) if f.read_text() == text), None)
         return int(found.name[:2]) + 1 if found else 0
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9][0-9]_*.qir"))
 
     def _write(self, name: str, graph: Graph) -> None:
         from qcompiler.text import save
@@ -152,6 +158,14 @@ class Reproducer(Observer):
     folder: Path
 
     def failed(self, pass_: Pass, graph: Graph, ctx: Context, error: Exception) -> None:
+        data = " --calibration sample.npz" if ctx.sample is not None else ""
+        command = f'qcompiler opt g.qir -p "{pass_}"{_target(ctx)} --recipe {ctx.recipe.name}{data}'
+        self._write(graph, ctx, command, error)
+
+    def unbuilt(self, graph: Graph, ctx: Context, error: Exception) -> None:
+        self._write(graph, ctx, f"qcompiler compile g.qir{_target(ctx)} -o m.qcm", error)
+
+    def _write(self, graph: Graph, ctx: Context, command: str, error: Exception) -> None:
         import numpy as np
 
         from qcompiler.text import save
@@ -162,11 +176,11 @@ class Reproducer(Observer):
             arrays = [t.numpy()[None] for t in ctx.sample]  # one sample, as --calibration reads it
             named = {n.name: a for n, a in zip(graph.inputs, arrays, strict=False)}
             np.savez(self.folder / "sample.npz", **named)  # type: ignore[arg-type]
-        target = f" --target {ctx.target.name}" if ctx.target else ""
-        recipe = f" --recipe {ctx.recipe.name}"
-        data = " --calibration sample.npz" if ctx.sample is not None else ""
-        command = f'qcompiler opt g.qir -p "{pass_}"{target}{recipe}{data}'
         (self.folder / "README").write_text(f"{error}\n\ncd here, then:\n  {command}\n")
+
+
+def _target(ctx: Context) -> str:
+    return f" --target {ctx.target.name}" if ctx.target else ""
 
 
 def observers_of(config: Config) -> tuple[Observer, ...]:

@@ -24,7 +24,8 @@ class Pass:
     """A graph-to-graph function with a contract.
 
     needs: the levels it accepts. gives: the level of its result (None: unchanged). exact: its
-    result computes the same values, which QC_CHECK verifies. optional: QC_BISECT may skip it.
+    result computes the same values, which QC_CHECK verifies. required: later passes or kernels
+    cannot do without it; optional: QC_BISECT may skip it, for it neither is nor gives a level.
     Subclasses are frozen dataclasses whose further fields are the pass's options.
     """
 
@@ -48,8 +49,12 @@ class Pass:
         return False
 
     @property
+    def required(self) -> bool:
+        return False
+
+    @property
     def optional(self) -> bool:
-        return self.gives is None
+        return self.gives is None and not self.required
 
     def __str__(self) -> str:
         """As written on the command line: `name{option=value,...}`."""
@@ -59,11 +64,14 @@ class Pass:
 
 
 def declare(
-    name: str, needs: Level | Sequence[Level], gives: Level | None = None, exact: bool = False
-) -> Callable[[type[Pass]], type[Pass]]:
+    name: str, needs: Level | Sequence[Level], gives: Level | None = None, exact: bool = False,
+    required: bool = False,
+) -> Callable[[type[Pass]], type[Pass]]:  # fmt: skip
     """Class decorator that states a pass's contract."""
     levels = (needs,) if isinstance(needs, Level) else tuple(needs)
-    contract = {"name": name, "needs": levels, "gives": gives, "exact": exact}
+    contract = {
+        "name": name, "needs": levels, "gives": gives, "exact": exact, "required": required,
+    }  # fmt: skip
 
     def apply(cls: type[Pass]) -> type[Pass]:
         for key, value in contract.items():
@@ -74,14 +82,15 @@ def declare(
 
 
 def graph_pass(
-    name: str, needs: Level | Sequence[Level], gives: Level | None = None, exact: bool = False
-) -> Callable[[Run], Pass]:
+    name: str, needs: Level | Sequence[Level], gives: Level | None = None, exact: bool = False,
+    required: bool = False,
+) -> Callable[[Run], Pass]:  # fmt: skip
     """Make a pass from a function (graph, ctx) -> graph. Its docstring says what it does."""
 
     def wrap(run: Run) -> Pass:
         body = {"run": lambda self, graph, ctx: run(graph, ctx), "__doc__": run.__doc__}
         cls: type[Pass] = dataclass(frozen=True)(type(run.__name__, (Pass,), body))
-        made: Pass = declare(name, needs, gives, exact)(cls)()
+        made: Pass = declare(name, needs, gives, exact, required)(cls)()
         return made
 
     return wrap
@@ -89,7 +98,7 @@ def graph_pass(
 
 def rewrites(
     name: str, rules: Sequence[Rule], needs: Level | Sequence[Level] = Level.FLOAT,
-    exact: bool = True,
+    exact: bool = True, required: bool = False,
 ) -> Pass:  # fmt: skip
     """A pass that applies rules until none fires."""
 
@@ -97,7 +106,7 @@ def rewrites(
         return rewrite(graph, rules, ctx)
 
     run.__doc__ = "; ".join((r.__doc__ or r.__name__).splitlines()[0] for r in rules)
-    return graph_pass(name, needs, None, exact)(run)
+    return graph_pass(name, needs, None, exact, required)(run)
 
 
 class Observer:
@@ -118,6 +127,9 @@ class Observer:
     def failed(self, pass_: Pass, graph: Graph, ctx: Context, error: Exception) -> None:
         """Called with the graph on which a pass failed."""
 
+    def unbuilt(self, graph: Graph, ctx: Context, error: Exception) -> None:
+        """Called with the INTEGER graph that could not be lowered, compiled or linked."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -134,6 +146,11 @@ class Pipeline:
                 raise PipelineError(f"{_wants(p)}, but {last.name if last else ''} leaves {left}")
             at = at & set(p.needs) if p.gives is None else {p.gives}
             last = p
+
+    @property
+    def optional(self) -> int:
+        """How many passes QC_BISECT counts."""
+        return sum(p.optional for p in self.passes)
 
     def __call__(
         self, graph: Graph, ctx: Context | None = None, observers: Sequence[Observer] = ()

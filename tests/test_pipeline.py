@@ -5,8 +5,9 @@ import itertools
 from dataclasses import dataclass, replace
 
 import pytest
-from nets import cnn, context, encoder, value
+from nets import cnn, context, encoder, samples, value
 
+import qcompiler as qc
 from qcompiler import passes
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level
@@ -100,6 +101,26 @@ def test_bisect_runs_the_first_optional_passes():
     assert ran[-1].level is Level.INTEGER
 
 
+@pytest.mark.parametrize("recipe", ["float32", "int8", "int8-dynamic"])
+def test_any_bisection_builds_a_program_that_verifies(monkeypatch, recipe):
+    graph = encoder()
+    data = samples(graph)
+    for count in range(passes.quantize.optional + passes.build.optional + 1):
+        monkeypatch.setenv("QC_BISECT", str(count))
+        model = qc.build(qc.quantize(graph, data, recipe=recipe))
+        assert model.verify(data[0]).holds, count
+
+
+def test_bisection_counts_on_from_quantize_to_build(monkeypatch, tmp_path):
+    graph = encoder()
+    monkeypatch.setenv("QC_DUMP", str(tmp_path))
+    monkeypatch.setenv("QC_BISECT", str(passes.quantize.optional + 1))
+    qc.build(qc.quantize(graph, recipe="float32"))
+    ran = [f.stem[3:] for f in sorted(tmp_path.glob("*.qir"))]
+    left = [p.name for p in passes.build.passes if p.optional]
+    assert len(left) == 2 and left[0] in ran[-4:] and left[1] not in ran
+
+
 def test_printer_and_timer():
     out = io.StringIO()
     observers = (Timer(2, out), Printer("changed", out))
@@ -124,6 +145,14 @@ def test_dumps_are_numbered(tmp_path):
         "00_input.qir", "01_decompose.qir", "02_simplify.qir", "03_fold.qir", "04_simplify.qir",
     ]  # fmt: skip
     assert str(load(tmp_path / "00_input.qir", tmp_path / "constants")) == str(graph)
+
+
+def test_a_second_run_replaces_the_dumps_of_the_first(tmp_path):
+    Pipeline(passes.NORMALIZE)(cnn(), Context(), (Dumper(tmp_path),))
+    (tmp_path / "notes.txt").write_text("mine")
+    Pipeline((passes.simplify,))(encoder(), Context(), (Dumper(tmp_path),))
+    names = sorted(f.name for f in tmp_path.glob("*.*"))
+    assert names == ["00_input.qir", "01_simplify.qir", "notes.txt"]
 
 
 def test_reproducer_leaves_a_command(tmp_path):

@@ -10,7 +10,15 @@ import click
 
 from qcompiler.cli.exits import usage
 from qcompiler.cli.progress import progress
-from qcompiler.cli.sources import DATA_HELP, SOURCE_HELP, data_of, model_of, require_writable
+from qcompiler.cli.sources import (
+    DATA_HELP,
+    GRAPH_HELP,
+    SOURCE_HELP,
+    data_of,
+    graph_of,
+    model_of,
+    require_writable,
+)
 
 TARGET = click.option(
     "--target", default="x86-64-v3", show_default=True, metavar="T",
@@ -49,7 +57,7 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
         )
 
 
-@click.command("compile", epilog=SOURCE_HELP)
+@click.command("compile", epilog=f"{SOURCE_HELP} {GRAPH_HELP}")
 @click.argument("source")
 @TARGET
 @RECIPE
@@ -64,19 +72,26 @@ def compile_(
 
     It holds native code: give it only to those who trust you, open only those you trust.
     """
+    from qcompiler.graph import Level
+
     machine, wanted = chosen(target, recipe)
-    needs_data(wanted, calibration)
+    graph = graph_of(source)
+    if graph is None or graph.level is Level.FLOAT:
+        needs_data(wanted, calibration)
     for path in (output, report):
         require_writable(path)
-    from qcompiler.api import stages
+    from qcompiler import api
 
     with progress(sys.stdout) as show:
         show("load", 0, 0)
-        model = model_of(source)
-        done = stages(
-            model.module, model.inputs, data_of(calibration), machine.name, wanted,
-            progress=show, **model.options,
-        )  # fmt: skip
+        if graph is None:
+            model = model_of(source)
+            done = api.stages(
+                model.module, model.inputs, data_of(calibration), machine, wanted,
+                progress=show, **model.options,
+            )  # fmt: skip
+        else:
+            done = api.stages_of(graph, data_of(calibration), machine, wanted, show)
         show("write", 0, 0)
         done.model.save(output)
         if report is not None:

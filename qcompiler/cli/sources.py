@@ -18,12 +18,15 @@ from qcompiler.cli.exits import Refused
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from qcompiler.graph import Graph
+
     Arrays = dict[str, npt.NDArray[Any]]
 
 SOURCE_HELP = (
     "SOURCE is a .pt2 file or package.module:function, which returns (module, example_inputs) "
     "or (module, example_inputs, options of qc.trace)."
 )
+GRAPH_HELP = "A .qir text works too: FLOAT is quantized first, INTEGER is built as it is."
 DATA_HELP = (
     ".npz with one array per input, sample i is a[i]; or package.module:function yielding items"
 )
@@ -49,6 +52,17 @@ def model_of(source: str) -> Model:
         raise Refused(f"{source}: expected it to return (module, example_inputs), got {got}")
     module, inputs = parts[:2]
     return Model(module, inputs, parts[2] if len(parts) == 3 else {})
+
+
+def graph_of(source: str) -> Graph | None:
+    """The graph of a .qir text; None for any other SOURCE."""
+    if not source.endswith(".qir"):
+        return None
+    if not Path(source).is_file():
+        raise click.BadParameter(f"no file {source!r}", param_hint="'SOURCE'")
+    from qcompiler.text import load
+
+    return load(source)
 
 
 def _exported(path: str) -> Model:

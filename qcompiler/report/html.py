@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qcompiler import __version__
+from qcompiler.atomic import replacing
 from qcompiler.graph import Graph
 from qcompiler.report import plots, table
 from qcompiler.report.facts import Report
@@ -71,9 +71,8 @@ def page(
 def write_page(path: Path, *args: Any, **options: Any) -> None:
     """Write `page(...)` to a file, whole or not at all. Raises OSError where it cannot."""
     text = page(*args, **options)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def cards(report: Report) -> list[tuple[str, str, str]]:

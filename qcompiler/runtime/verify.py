@@ -17,6 +17,7 @@ from qcompiler.observers import TOLERANCE, has_float_anchor
 from qcompiler.ops import Const, Get, Input, Reshape, Tuple, Unpack, bound_op
 from qcompiler.runtime.model import CompiledModel
 from qcompiler.runtime.samples import random_inputs
+from qcompiler.runtime.signature import check
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,7 @@ def verify(model: CompiledModel, inputs: Sequence[Any] | None = None, seed: int 
 
     graph = model.graph
     given = random_inputs(graph, seed) if inputs is None else [*map(torch.as_tensor, inputs)]
+    check(model.manifest.main, given)
     env = bind_inputs(graph, given)
     symbols = bind_symbols(graph, env)
     taps: list[list[torch.Tensor]] = []

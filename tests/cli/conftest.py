@@ -57,6 +57,12 @@ def unsupported():
             return torch.linalg.svdvals(x)
     return Sort().eval(), (torch.ones(3, 3),)
 
+def empty():
+    class Cut(nn.Module):
+        def forward(self, x):
+            return torch.exp(x[:0]).sum(0)
+    return Cut().eval(), (torch.ones(3, 3),)
+
 def crash():
     raise KeyError("a bug")
 

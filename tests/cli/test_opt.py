@@ -108,3 +108,32 @@ def test_a_failure_writes_the_command_that_repeats_it(made, cli, monkeypatch) ->
     monkeypatch.chdir("repro")
     again = cli(*shlex.split(command)[1:])
     assert (again.code, again.err) == (1, "error: on purpose\n")
+
+
+def test_a_program_that_cannot_be_linked_leaves_its_graph_and_command(
+    made, cli, monkeypatch
+) -> None:
+    monkeypatch.setenv("QC_REPRO", "repro")
+    monkeypatch.setenv("QC_LINKER", "false")
+    failed = cli("compile", "shop:net", "--calibration", made / "data.npz", "-o", "m.qcm")
+    assert failed.code == 1 and "false -shared -o" in failed.err
+    monkeypatch.delenv("QC_REPRO")
+    command = Path("repro/README").read_text().splitlines()[-1].strip()
+    monkeypatch.chdir("repro")
+    assert cli(*shlex.split(command)[1:]).code == 1
+    monkeypatch.delenv("QC_LINKER")
+    assert cli(*shlex.split(command)[1:]).code == 0
+    assert cli("verify", "m.qcm").code == 0
+
+
+def test_a_float_text_compiles_as_its_source_does(made, cli) -> None:
+    graph, data = made / "dump" / "00_input.qir", made / "data.npz"
+    assert cli("compile", graph, "--calibration", data, "-o", "again.qcm").code == 0
+    programs = [cli("inspect", path).out for path in (made / "m.qcm", "again.qcm")]
+    texts = [out[out.index("graph @fused") :] for out in programs]
+    assert texts[0] == texts[1]
+    assert "needs --calibration" in " ".join(cli("compile", graph, "-o", "m.qcm").err.split())
+    fused = max((made / "dump").glob("*.qir"))
+    refused = cli("compile", fused, "-o", "m.qcm")
+    assert refused.code == 1
+    assert "expected a graph at FLOAT, got FUSED" in refused.err
