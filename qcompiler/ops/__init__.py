@@ -86,6 +86,7 @@ from qcompiler.ops.tensor import (
     Tuple,
     bound_op,
     const,
+    settled,
 )  # fmt: skip
 
 ALL: tuple[type[Op], ...] = (
@@ -113,5 +114,5 @@ __all__ = [
     "Permute", "Power", "Prelu", "Quantize", "Reduce", "Reduction", "Region", "Relation",
     "Requantize", "Rescale", "Reshape", "Resize", "RmsNorm", "Round", "Rsqrt", "Sigmoid", "Silu",
     "Sin", "Slice", "Softmax", "Softplus", "Sqrt", "Step", "Sub", "Tanh", "Tuple", "Unpack",
-    "Where", "Window", "bound_op", "const", "steps_of",
+    "Where", "Window", "bound_op", "const", "settled", "steps_of",
 ]  # fmt: skip

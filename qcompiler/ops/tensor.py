@@ -29,6 +29,19 @@ class Input(Op):
         raise TypeError("an input has no value of its own; the interpreter binds it")
 
 
+ALIGNMENT = 64
+"""Bytes; where torch itself puts what it allocates."""
+
+
+def settled(value: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy, in row-major order from an aligned address.
+
+    Matrix libraries give other last bits for the same numbers at another address.
+    """
+    found = value.detach().contiguous()
+    return found if found.data_ptr() % ALIGNMENT == 0 else found.clone()
+
+
 @dataclass(frozen=True, eq=False)
 class Const(Op):
     """A value known at compile time. `quant` is set when it holds codes."""
@@ -36,15 +49,26 @@ class Const(Op):
     value: torch.Tensor
     quant_params: QParams | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", settled(self.value))
+
     @cached_property
     def digest(self) -> str:
         """Hash of dtype, shape and bytes: two constants with equal digests are one."""
         import torch
 
-        value = self.value.detach().contiguous()
+        value = self.value.detach()
         head = f"{value.dtype}{tuple(value.shape)}".encode()
         data = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
         return hashlib.sha256(head + data).hexdigest()[:16]
+
+    @cached_property
+    def bounds_of_value(self) -> tuple[int, int]:
+        """The least and the largest integer it holds; (0, 0) where it is empty."""
+        if not self.value.numel():
+            return 0, 0
+        low, high = self.value.aminmax()
+        return int(low), int(high)
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Const) and self.quant_params == other.quant_params
@@ -111,6 +135,14 @@ def _keep(x: TensorType, shape: tuple[Dim, ...], axis: int | None = None) -> Ten
     if quant is not None and not quant.per_tensor:
         quant = quant.moved(axis) if axis is not None else None
     return TensorType(shape, x.dtype, quant)
+
+
+def _filled(y: TensorType, x: TensorType, value: float) -> TensorType:
+    """The type `y` that `value` is filled into: codes may be that one, too."""
+    if y.quant is None or y.shape == x.shape:
+        return y
+    low, high = min(y.quant.qmin, int(value)), max(y.quant.qmax, int(value))
+    return replace(y, quant=replace(y.quant, qmin=low, qmax=high))
 
 
 @dataclass(frozen=True)
@@ -220,7 +252,8 @@ class Pad(Movement):
     def infer(self, *inputs: TensorType) -> TensorType:
         (x,) = inputs
         self.expects(len(self.pads) == x.rank, f"{x.rank} pairs", self.pads)
-        return _keep(x, tuple(d + (a + b) for d, (a, b) in zip(x.shape, self.pads, strict=True)))
+        shape = tuple(d + (a + b) for d, (a, b) in zip(x.shape, self.pads, strict=True))
+        return _filled(_keep(x, shape), x, self.value)
 
     def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
         return super().bounds(*ranges, (self.value, self.value))
@@ -273,7 +306,7 @@ class Dilate(Movement):
         (x,) = inputs
         self.expects(len(self.strides) == x.rank, f"{x.rank} strides", self.strides)
         dims = zip(x.shape, self.strides, strict=True)
-        return _keep(x, tuple((d - 1) * s + 1 for d, s in dims))
+        return _filled(_keep(x, tuple((d - 1) * s + 1 for d, s in dims)), x, self.value)
 
     def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
         return super().bounds(*ranges, (self.value, self.value))

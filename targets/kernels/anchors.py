@@ -163,7 +163,11 @@ class Product:
         if not isinstance(anchor.op, IntConv2d | IntLinear):
             dot = next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
             return Product(g, dot, dtype, 0, 0) if dot else Miss(f"no instruction for {dtype}")
-        found = chosen(isa, weight.value, g, code_range(x))
+        codes = code_range(x)
+        if isinstance(g, geometry.Conv) and g.padded:  # with a code that x itself may not hold
+            zero_point = anchor.op.zero_point
+            codes = (min(codes[0], zero_point), max(codes[1], zero_point))
+        found = chosen(isa, weight.value, g, codes)
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
         return Product(g, found[0], dtype, found[1], anchor.op.zero_point)
