@@ -227,23 +227,23 @@ def sums_fit_int32(node: Node) -> str | None:
     """The int32 sums of constant weights are proven, whatever codes arrive."""
     if not isinstance(node.op, IntConv2d | IntLinear):
         return None
-    x, w, *bias = node.inputs
-    if not all(isinstance(i.op, Const) for i in (w, *bias)):
+    x, *_ = node.inputs
+    constants = [i.op for i in node.inputs[1:] if isinstance(i.op, Const)]
+    if len(constants) < len(node.inputs) - 1:
         return None  # packed weights: proven before they were
     q = x.tensor.quant
     low, high = (q.qmin, q.qmax) if q else x.tensor.dtype.limits
     zero = node.op.zero_point  # what a border holds
-    reach = _reach(w.op, bias[0].op if bias else None, zero, min(low, zero), max(high, zero))
+    reach = _reach(constants, zero, min(low, zero), max(high, zero))
     return f"its sums reach {reach}, beyond int32" if reach >= 1 << 31 else None
 
 
-def _reach(weight: Const, bias: Const | None, zero_point: int, low: int, high: int) -> int:
-    """The largest magnitude of any sum on the way."""
-    rows = weight.value.reshape(weight.value.shape[0], -1)
-    bounds = arith.int32_bounds(
-        rows, None if bias is None else bias.value, zero_point, low, high
-    )
-    return max(-int(bounds[0].min()) - 1, int(bounds[1].max()))
+def _reach(constants: list[Const], zero_point: int, low: int, high: int) -> int:
+    """The largest magnitude of any sum on the way; constants: weight, and bias if there is one."""
+    weight, *bias = (c.value for c in constants)
+    rows = weight.reshape(weight.shape[0], -1)
+    lows, highs = arith.int32_bounds(rows, bias[0] if bias else None, zero_point, low, high)
+    return max(-int(lows.min()) - 1, int(highs.max()))
 
 
 Check = Callable[[Node], "str | None"]

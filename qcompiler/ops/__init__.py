@@ -70,24 +70,19 @@ from qcompiler.ops.quant import (
 from qcompiler.ops.tensor import (
     Arange,
     Concat,
-    Const,
     Dilate,
     Expand,
     Flip,
     Full,
     Gather,
     GatherElements,
-    Get,
-    Input,
     Pad,
     Permute,
     Reshape,
     Slice,
-    Tuple,
     bound_op,
-    const,
-    settled,
 )  # fmt: skip
+from qcompiler.ops.values import Const, Get, Input, Tuple, const, settled
 
 ALL: tuple[type[Op], ...] = (
     Input, Const, Tuple, Get, Reshape, Permute, Slice, Concat, Pad, Expand, Flip, Dilate, Gather,

@@ -18,7 +18,7 @@ from qcompiler.ops.pool import (  # fmt: skip
     window_sum,
     windowed,
 )
-from qcompiler.ops.tensor import Const
+from qcompiler.ops.values import Const
 from qcompiler.types import DType, QParams, TensorType, TupleType, Type
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from qcompiler.data import DataError, pieces
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.interpret import interpret
 from qcompiler.ops import Add, Clamp, Conv2d, Gather, Get, Input, Softmax, Tuple, const
-from qcompiler.ops.tensor import ALIGNMENT
+from qcompiler.ops.values import ALIGNMENT
 from qcompiler.passes.calibrate import calibrate
 from qcompiler.recipe import recipe_of
 from qcompiler.rewrite import named
