@@ -38,7 +38,8 @@ from .program import Program
 from .translate import translate
 
 __all__ = [
-    "EmulationError", "Program", "available", "start", "started", "translate", "with_text",
+    "EmulationError", "Program", "available", "prepare", "start", "started", "translate",
+    "with_text",
 ]  # fmt: skip
 
 TEXT_FOLLOWS = b"\nqcompiler: CUDA text follows\n"
@@ -54,6 +55,11 @@ def available() -> str | None:
     except EmulationError as e:
         return str(e)
     return None
+
+
+def prepare() -> None:
+    """Takes the place of the CUDA driver, before anything asks for it: TVM is not imported yet."""
+    libraries.load()
 
 
 def start(order: str | int = "forward", copies: str = "lazy", checks: bool = True) -> None:

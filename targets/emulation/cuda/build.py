@@ -40,6 +40,13 @@ KEPT_PROGRAMS = 400
 KEPT_SECONDS = 24 * 3600
 """A program used within this time is never removed: a process may be about to open it."""
 
+UNKNOWN = (
+    r"\W(\w+)\W (?:was|has) not (?:been )?declared",
+    r"\W(\w+)\W does not name a type",
+    r"(\S+): No such file or directory",
+)
+"""What g++ says of names that no header of include/ has."""
+
 
 def compiler() -> str | None:
     """The path of g++, if there is one."""
@@ -104,12 +111,9 @@ def explain(errors: str, source: str) -> str:
     number, message = int(first[1]), first[2]
     lines = source.splitlines()
     line = lines[number - 1].strip() if number <= len(lines) else ""
-    unknown = re.search(r"['‘](\S+?)['’] (?:was not declared|has not been declared)", message)
-    unknown = unknown or re.search(r"['‘](\S+?)['’] does not name a type", message)
-    missing = re.search(r"(\S+): No such file or directory", message)
-    if unknown or missing:
-        name = (unknown or missing)[1]  # type: ignore[index]
-        return f"the emulator does not know `{name}` (line {number} of the CUDA text: {line})"
+    unknown = next(filter(None, (re.search(pattern, message) for pattern in UNKNOWN)), None)
+    if unknown:
+        return f"the emulator does not know `{unknown[1]}` (line {number} of the CUDA text: {line})"
     return f"g++ refuses line {number} of the CUDA text: {message} ({line})"
 
 
@@ -124,7 +128,7 @@ def _build_libraries(work: Path) -> None:
     ):
         done = _run([*flags, *arguments])
         if done.returncode:
-            raise EmulationError(f"g++ cannot build the CUDA emulator: {done.stderr.strip()[:2000]}")
+            raise EmulationError(f"g++ cannot build the CUDA emulator: {done.stderr[:2000]}")
 
 
 def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:

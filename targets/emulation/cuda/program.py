@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import libraries
+from . import build, libraries
 from .errors import EmulationError
 
 MAX_DYNAMIC_SHARED = 8
@@ -37,7 +37,7 @@ class Program:
 
     def __init__(self, source: str) -> None:
         self._driver = libraries.load()
-        self._runtime = ctypes.CDLL(libraries.build.RUNTIME)
+        self._runtime = ctypes.CDLL(build.RUNTIME)
         self._module = ctypes.c_void_p()
         self._must(self._driver.cuModuleLoadData(ctypes.byref(self._module), source.encode()))
 
@@ -61,10 +61,7 @@ class Program:
             self._must(self._driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED, shared))
         buffers = [self._to_device(a) if isinstance(a, np.ndarray) else None for a in arguments]
         try:
-            values = [
-                ctypes.c_void_p(b.value) if b else ctypes.create_string_buffer(np.array(a).tobytes())
-                for a, b in zip(arguments, buffers, strict=True)
-            ]
+            values = [b or _scalar(a) for a, b in zip(arguments, buffers, strict=True)]
             pointers = (ctypes.c_void_p * (len(values) or 1))(*map(ctypes.addressof, values))
             config = _Launch(*_three(grid), *_three(block), shared)
             launch = self._driver.cuLaunchKernelEx
@@ -98,6 +95,10 @@ class Program:
             failure = self._driver.qcemu_failure
             failure.restype = ctypes.c_char_p
             raise EmulationError(failure().decode(errors="replace"))
+
+
+def _scalar(value: Any) -> ctypes.Array:
+    return ctypes.create_string_buffer(np.asarray(value).tobytes())
 
 
 def _three(size: int | Sequence[int]) -> tuple[int, ...]:

@@ -134,8 +134,9 @@ def wait_all_copies(name: re.Match[str], args: list[str], s: Statement) -> str:
 
 
 def compare(name: re.Match[str], args: list[str], s: Statement) -> str:
-    kind, (target, a, b) = TYPES[name["type"]], args
-    return f"{s.value(target)} = ({kind}){s.value(a)} {COMPARISONS[name['how']]} ({kind}){s.value(b)};"
+    kind, sign = TYPES[name["type"]], COMPARISONS[name["how"]]
+    target, a, b = map(s.value, args)
+    return f"{target} = ({kind}){a} {sign} ({kind}){b};"
 
 
 def move(name: re.Match[str], args: list[str], s: Statement) -> str:

@@ -80,7 +80,7 @@ def _static_arrays(body: str) -> list[Shared]:
 
 
 def _struct(kernel: str, arrays: list[Shared]) -> str:
-    """The kernel's static shared memory, on one line so that the text's lines keep their numbers."""
+    """The kernel's static shared memory, on one line: the text's lines keep their numbers."""
     members = " ".join(
         f"{a.declaration}; char gap_{i}[{GAP_BYTES}];" for i, a in enumerate(arrays)
     )
@@ -101,15 +101,17 @@ def _with_shared(body: str, kernel: str, arrays: list[Shared]) -> str:
 
 def _table(kernel: str, arrays: list[Shared], bounds: str | None) -> str:
     struct = f"qcemu_shared_of_{kernel}"
+    sizes = [f"(unsigned)sizeof({struct}::{a.member})" for a in arrays]
     rows = ", ".join(
-        f'{{"{a.name}", (unsigned)offsetof({struct}, {a.member}), (unsigned)sizeof({struct}::{a.member})}}'
-        for a in arrays
+        f'{{"{a.name}", (unsigned)offsetof({struct}, {a.member}), {size}}}'
+        for a, size in zip(arrays, sizes, strict=True)
     )
-    sizes = " + ".join(["0u", *(f"(unsigned)sizeof({struct}::{a.member})" for a in arrays)])
     threads = bounds.split(",")[0] if bounds else "qcemu::MAX_THREADS"
     return (
         f"static const qcemu::SharedArray qcemu_arrays_of_{kernel}[] = {{{rows or '{}'}}};\n"
-        f"QCEMU_UNCHECKED static void qcemu_entry_of_{kernel}(void** a) {{ qcemu_call({kernel}, a); }}\n"
+        f"QCEMU_UNCHECKED static void qcemu_entry_of_{kernel}(void** a) "
+        f"{{ qcemu_call({kernel}, a); }}\n"
         f'extern "C" const qcemu::Kernel qcemu_kernel_{kernel} = {{"{kernel}", '
-        f"qcemu_entry_of_{kernel}, qcemu_arrays_of_{kernel}, {len(arrays)}, {sizes}, {threads}}};"
+        f"qcemu_entry_of_{kernel}, qcemu_arrays_of_{kernel}, {len(arrays)}, "
+        f"{' + '.join(['0u', *sizes])}, {threads}}};"
     )
