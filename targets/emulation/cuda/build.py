@@ -46,6 +46,8 @@ UNKNOWN = (
     r"(\S+): No such file or directory",
 )
 """What g++ says of names that no header of include/ has."""
+SHOWN = 160
+"""Characters of a line of CUDA text that a message shows."""
 
 
 def compiler() -> str | None:
@@ -110,7 +112,7 @@ def explain(errors: str, source: str) -> str:
         return f"g++ cannot compile an emulated program: {errors.strip()[:2000]}"
     number, message = int(first[1]), first[2]
     lines = source.splitlines()
-    line = lines[number - 1].strip() if number <= len(lines) else ""
+    line = lines[number - 1].strip()[:SHOWN] if number <= len(lines) else ""
     unknown = next(filter(None, (re.search(pattern, message) for pattern in UNKNOWN)), None)
     if unknown:
         return f"the emulator does not know `{unknown[1]}` (line {number} of the CUDA text: {line})"

@@ -1,8 +1,8 @@
 // CUDA's arithmetic functions that a C library has not, or not with the same result.
 //
 // Everything here is exact: IEEE 754 operations as the CUDA Math API and the PTX ISA define them.
-// expf, tanhf, erff and their like come from the host's C library, and are within some ulps of a
-// GPU's. Approximate functions (__expf, __fdividef) are left out: they would hide a difference.
+// expf, tanhf, erff, rsqrtf and their like come from the host's C library, and are within some ulps
+// of a GPU's. Approximate functions (__expf, __fdividef) are left out: they would hide a difference.
 #pragma once
 #include <math.h>
 #include <string.h>
@@ -36,6 +36,9 @@ static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline double __ddiv_rn(double a, double b) { return a / b; }
 static inline double __dsqrt_rn(double a) { return __builtin_sqrt(a); }
 static inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
+
+static inline float rsqrtf(float a) { return (float)(1.0 / __builtin_sqrt((double)a)); }
+static inline double rsqrt(double a) { return 1.0 / __builtin_sqrt(a); }
 
 // PTX ISA, min and max: a NaN loses to a number, and -0 is less than +0.
 template <class T>
