@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.atomic import probe, replacing
 from qcompiler.graph import Graph, Node, Note
 from qcompiler.op import Op
 from qcompiler.ops import Const, Input, Region, Step
@@ -178,23 +179,47 @@ def _params_in(node: Node) -> Iterable[QParams]:
 def save(graph: Graph, path: Path | str, store: Path | None = None) -> None:
     """Write `path`, and its constants by hash into `store` (default: `<name>.constants/`).
 
-    Each file is written whole or not at all.
+    The folder of `path` must exist. Either all is written or nothing; constants that are there
+    already are kept. Raises OSError naming `path`.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     text, table = str(graph), constants_of(graph)
-    folder = store or path.with_suffix(".constants")
-    folder.mkdir(parents=True, exist_ok=True)
+    probe(path)
+    with _all_or_nothing(path) as made:
+        _save_constants(table, store or path.with_suffix(".constants"), made)
+        with replacing(path) as file:
+            file.write(text.encode())
+
+
+@contextmanager
+def _all_or_nothing(path: Path) -> Iterator[list[Path]]:
+    """A list for what is made: removed, the last first, when the block fails."""
+    made: list[Path] = []
+    try:
+        yield made
+    except BaseException as e:
+        for one in reversed(made):
+            with suppress(OSError):
+                one.rmdir() if one.is_dir() else one.unlink()
+        if isinstance(e, OSError) and e.filename != str(path):
+            reason = f"cannot write: its constants, {e.filename}: {e.strerror}"
+            raise OSError(e.errno, reason, str(path)) from None
+        raise
+
+
+def _save_constants(table: Mapping[str, torch.Tensor], folder: Path, made: list[Path]) -> None:
+    from safetensors.torch import save as encoded
+
+    if not folder.is_dir():
+        folder.mkdir()
+        made.append(folder)
     for key, value in table.items():
         file = folder / f"{key}.safetensors"
         if not file.exists():
-            part = file.with_suffix(".part")
-            save_file({"value": value.clone()}, part)
-            os.replace(part, file)
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
+            content = encoded({"value": value.clone()})
+            with replacing(file) as out:
+                out.write(content)
+            made.append(file)
 
 
 def load(path: Path | str, store: Path | None = None) -> Graph:

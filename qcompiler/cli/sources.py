@@ -161,10 +161,18 @@ def by_name(arrays: Arrays, names: Sequence[str], path: str) -> list[Any]:
     return [arrays[name] for name in names]
 
 
-def require_writable(path: str | None) -> None:
-    """Say before the work that its result cannot be written. Raises OSError naming the path."""
-    if path is None:
-        return
+def require_writable(*paths: str | None) -> None:
+    """Say before the work that its results cannot be written.
+
+    Raises click.UsageError for no name and for one name twice, OSError naming the path.
+    """
     from qcompiler.atomic import probe
 
-    probe(Path(path))
+    given = [path for path in paths if path is not None]
+    if "" in given:
+        raise click.UsageError("expected the name of a file to write, got ''")
+    places = {os.path.realpath(path) for path in given}
+    if len(places) < len(given):
+        raise click.UsageError(f"{' and '.join(given)} are one file; give each its own")
+    for path in given:
+        probe(Path(path))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ USAGE = [
     (("compile", "no.pt2", "--recipe", "float32", "-o", "m.qcm"), "no file 'no.pt2'"),
     (("compile", "shop:net", "--calibration", "no.npz", "-o", "m.qcm"), "no file 'no.npz'"),
     (("compile", "shop:net"), "Missing option '-o'"),
+    (("compile", "shop:net", "--recipe", "float32", "-o", ""), "the name of a file to write"),
+    (("compile", "shop:net", "--recipe", "float32", "-o", "x", "--report", "./x"), "are one file"),
     (("run", "no.qcm", "x.npz", "-o", "y.npz"), "'no.qcm' does not exist"),
     (("bench", "shop:net", "--against", "onnxruntime"), "peers are not done yet"),
     (("bench", "no.qcm"), "no file 'no.qcm'"),
@@ -82,6 +85,24 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(cli, place: st
     done = cli("compile", "shop:crash", *FLOAT, "-o", place)
     assert done.code == 1
     assert done.err.startswith(f"error: {place}: cannot write: ")
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "opt"])
+def test_special_files_and_links_are_not_replaced(made, cli, command: str) -> None:
+    os.mkfifo("pipe")
+    Path("link").symlink_to("file")
+    rest = {
+        "compile": ("shop:sums", *FLOAT),
+        "run": (made / "m.qcm", made / "x.npz"),
+        "opt": (made / "dump" / "00_input.qir", "-p", "fold"),
+    }[command]
+    for path in ("pipe", "/dev/null"):
+        done = cli(command, *rest, "-o", path)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"error: {path}: cannot write: it is no plain file")
+    assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
+    assert cli(command, *rest, "-o", "link").code == 0
+    assert Path("link").is_symlink() and Path("file").stat().st_size
 
 
 def test_run_names_what_does_not_fit(made, cli) -> None:
