@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler import machine
+from qcompiler.errors import require_torch
 from qcompiler.runtime.bundle import GRAPH, REPORT, Bundle, read
 from qcompiler.runtime.engine import Engine, Tap, to_numpy, view
 from qcompiler.runtime.manifest import Manifest
@@ -117,7 +118,8 @@ class CompiledModel:
             self._state = None
 
     def verify(self, inputs: Sequence[Any] | None = None) -> Verdict:
-        """Compare every kernel with the reference interpreter; see runtime/verify.py."""
+        """Compare every kernel with the interpreter; see runtime/verify.py. Needs torch."""
+        require_torch("CompiledModel.verify")
         from qcompiler.runtime.verify import verify
 
         return verify(self, inputs)
@@ -161,6 +163,7 @@ class CompiledModel:
     @property
     def graph(self) -> Graph:
         """The final graph: level FUSED, for this target. Needs torch."""
+        require_torch("CompiledModel.graph")
         if self._graph is None:
             from qcompiler.runtime.assemble import constants
 
