@@ -161,6 +161,16 @@ def by_name(arrays: Arrays, names: Sequence[str], path: str) -> list[Any]:
     return [arrays[name] for name in names]
 
 
+def allowed_threads(_ctx: click.Context, _param: click.Parameter, count: int | None) -> int | None:
+    """A callback of --threads. Raises click.BadParameter."""
+    from qcompiler.machine import threads_problem
+
+    problem = threads_problem(count) if count is not None else None
+    if problem:
+        raise click.BadParameter(problem)
+    return count
+
+
 def require_writable(*paths: str | None) -> None:
     """Say before the work that its results cannot be written.
 

@@ -128,13 +128,14 @@ class CompiledModel:
 
     @property
     def threads(self) -> int:
-        """TVM's threads for a call."""
+        """TVM's threads for a call, at most the logical CPUs this process may use."""
         return self._threads
 
     @threads.setter
     def threads(self, count: int | None) -> None:
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ValueError(f"threads: expected a whole number from 1 up, or None, got {count!r}")
+        problem = machine.threads_problem(count) if count is not None else None
+        if problem:
+            raise ValueError(f"threads: {problem}; None stands for the physical cores")
         self._threads = count or machine.cores()
 
     @property

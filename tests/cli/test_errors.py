@@ -123,6 +123,16 @@ def test_run_names_what_does_not_fit(made, cli) -> None:
     assert not list(Path().glob("*y.npz*"))
 
 
+def test_more_threads_than_cpus_are_wrong_usage(made, cli) -> None:
+    for command in (("run", made / "m.qcm", made / "x.npz", "-o", "y.npz"),
+                    ("verify", made / "m.qcm"), ("bench", made / "m.qcm"),
+                    ("bench", "shop:net")):  # fmt: skip
+        for count in (1_000_000, 0):
+            done = cli(*command, "--threads", count)
+            assert done.code == 2
+            assert "the logical CPUs this process may use" in " ".join(done.err.split())
+
+
 def test_tracebacks_are_for_those_who_ask(cli, monkeypatch) -> None:
     monkeypatch.setenv("QC_DEBUG", "1")
     done = cli("compile", "shop:crash", *FLOAT, "-o", "m.qcm")
