@@ -9,10 +9,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from qcompiler.arrays import device_problem, layout_problem
 from qcompiler.errors import InputError
 from qcompiler.runtime.manifest import Entry, Size, Spec
-
-DENSE = "torch.strided"
 
 
 def check(entry: Entry, values: Sequence[Any]) -> None:
@@ -44,12 +43,9 @@ def _is_array(spec: Spec, value: Any) -> None:
             f"input %{spec.name}: expected {spec!r} as a torch tensor or numpy array, got {got}"
             f"{cure}"
         )
-    device = str(getattr(value, "device", "cpu"))
-    if device != "cpu":
-        raise InputError(f"input %{spec.name}: expected a tensor on the CPU, got {device}")
-    layout = str(getattr(value, "layout", DENSE))
-    if layout != DENSE:
-        raise InputError(f"input %{spec.name}: expected a dense tensor, got {layout}; .to_dense()")
+    problem = device_problem(value) or layout_problem(value)
+    if problem:
+        raise InputError(f"input %{spec.name}: {problem}")
 
 
 def _fixed(spec: Spec, value: Any) -> None:
