@@ -223,30 +223,59 @@ def _save_constants(table: Mapping[str, torch.Tensor], folder: Path, made: list[
 
 
 def load(path: Path | str, store: Path | None = None) -> Graph:
-    """Read a graph that `save` wrote. Raises ParseError naming the line that is wrong."""
-    from qcompiler.parse import parse
+    """Read a graph that `save` wrote.
+
+    Raises ParseError naming the file, and the line that is wrong or the constant that is missing.
+    """
+    from qcompiler.parse import ParseError, parse
 
     path = Path(path)
-    folders = (store, path.with_suffix(".constants"), path.parent / "constants")
-    folder = next((f for f in folders if f is not None and f.is_dir()), path.parent)
-    return parse(path.read_text(), Store(folder))
+    own = path.with_suffix(".constants")
+    folders = (store, own, path.parent / "constants")
+    folder = next((f for f in folders if f is not None and f.is_dir()), None)
+    text = read_text(path)
+    try:
+        return parse(text, Store(folder or path.parent, folder or own))
+    except ParseError as e:
+        raise ParseError(f"{path}: {e}") from e
+
+
+def read_text(path: Path) -> str:
+    """Raises ValueError naming a file that holds no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected the text of a graph (.qir), got other data") from None
 
 
 class Store(dict[str, Any]):
-    """Constants by hash, read from a folder when asked for."""
+    """Constants by hash, read from a folder when asked for: any hash may be in it.
 
-    def __init__(self, folder: Path) -> None:
+    expected: the folder that a message names.
+    """
+
+    def __init__(self, folder: Path, expected: Path | None = None) -> None:
         super().__init__()
         self.folder = folder
+        self.expected = expected or folder
 
     def __contains__(self, key: object) -> bool:
-        plain = isinstance(key, str) and re.fullmatch(r"[0-9a-f]+(\.\w+)?", key)
-        return bool(plain) and (self.folder / f"{key}.safetensors").is_file()
+        return isinstance(key, str) and re.fullmatch(r"[0-9a-f]+(\.\w+)?", key) is not None
 
     def __missing__(self, key: str) -> torch.Tensor:
+        """Raises ParseError naming the file that is not there or damaged."""
         from safetensors.torch import load_file
 
-        value: torch.Tensor = load_file(self.folder / f"{key}.safetensors")["value"]
+        from qcompiler.parse import ParseError
+
+        file = self.folder / f"{key}.safetensors"
+        if not file.is_file():
+            missing = self.expected / file.name
+            raise ParseError(f"constant {key}: no file {missing}; it was written with the text")
+        try:
+            value: torch.Tensor = load_file(file)["value"]
+        except Exception as e:  # of kinds that only safetensors knows
+            raise ParseError(f"constant {key}: {file} is damaged: {e}") from None
         self[key] = value
         return value
 

@@ -73,4 +73,4 @@ EXPECTED: tuple[type[Exception], ...] = (
 
 def usage(error: Exception, option: str) -> Any:
     """The same error as wrong usage of an option."""
-    return click.BadParameter(str(error), param_hint=f"'{option}'")
+    return click.BadParameter(message(error), param_hint=f"'{option}'")
