@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.atomic import probe, replacing
+from qcompiler.atomic import CANNOT, probe, replacing
 from qcompiler.graph import Graph, Node, Note
 from qcompiler.op import Op
 from qcompiler.ops import Const, Input, Region, Step
@@ -202,7 +202,8 @@ def _all_or_nothing(path: Path) -> Iterator[list[Path]]:
             with suppress(OSError):
                 one.rmdir() if one.is_dir() else one.unlink()
         if isinstance(e, OSError) and e.filename != str(path):
-            reason = f"cannot write: its constants, {e.filename}: {e.strerror}"
+            reason = (e.strerror or str(e)).removeprefix(f"{CANNOT}: ")
+            reason = f"{CANNOT}: its constants, {e.filename}: {reason}"
             raise OSError(e.errno, reason, str(path)) from None
         raise
 
