@@ -226,7 +226,8 @@ def _save_constants(table: Mapping[str, torch.Tensor], folder: Path, made: list[
 def load(path: Path | str, store: Path | None = None) -> Graph:
     """Read a graph that `save` wrote.
 
-    Raises ParseError naming the file, and the line that is wrong or the constant that is missing.
+    Raises ParseError naming the file, and the line that is wrong or the constant that is missing;
+    ValueError naming a file that holds no text.
     """
     from qcompiler.parse import ParseError, parse
 
