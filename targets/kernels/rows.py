@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from qcompiler import arith
@@ -22,7 +21,7 @@ from qcompiler.op import Elementwise, RowOp
 from qcompiler.types import Dim as GraphDim
 from qcompiler.types import TensorType
 
-from .algebra import TIR, Primitives, Value, bind, literal, number, widened
+from .algebra import TIR, Primitives, Value, bind, dtype_of, literal, number, widened
 from .build import Buffer, Expr, Symbols, function, scratch, tasks, unravel, vector
 from .formula import evaluate, scalar, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
@@ -75,13 +74,14 @@ def _lifted(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True, eq=False)
 class RowTIR:
-    """`arith.RowAlgebra` over TIR, for one row of `size` elements.
+    """`arith.RowAlgebra` over TIR, for one row of `size` elements of a float `dtype`.
 
     A value is a Row, or one of TIR's values for the whole row.
     """
 
     n: TIR
     size: int
+    dtype: str
     unstored: dict[Row, Buffer] = field(default_factory=dict)
 
     const = _lifted("const")
@@ -115,8 +115,8 @@ class RowTIR:
         return number(self.size, "float32")
 
     def row_max(self, x: Any, /) -> Value:
-        zero, least = number(0.0, "float32"), number(-math.inf, "float32")
-        best = _Accumulator(least, min(arith.LANES, self.size))
+        zero, least = number(0.0, self.dtype), number(-math.inf, self.dtype)
+        best = _Accumulator(least, min(arith.LANES, self.size), self.dtype)
 
         def larger(piece: Piece, fresh: int) -> None:
             best.set(self.n.max(_on(x, piece), best.get()))
@@ -132,7 +132,7 @@ class RowTIR:
         return self.n.where(self.n.eq(value, zero), zero, value)
 
     def row_sum(self, x: Any, /) -> Value:
-        total = _Accumulator(number(0.0, "float32"), arith.LANES)
+        total = _Accumulator(number(0.0, self.dtype), arith.LANES, self.dtype)
 
         def added(piece: Piece, fresh: int) -> None:
             total.set(self.n.add(total.get(), _last(_on(x, piece), piece.lanes, fresh)))
@@ -148,7 +148,7 @@ class RowTIR:
         """Stored by the first loop that computes it, read by all later ones."""
         if not isinstance(x, Row):
             return x
-        room = scratch(self.size, "float32")
+        room = scratch(self.size, self.dtype)
 
         def compute(piece: Piece) -> Value:
             if kept not in self.unstored:
@@ -189,10 +189,11 @@ class _Accumulator:
 
     start: Value
     lanes: int
+    dtype: str
     room: Buffer = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "room", T.alloc_buffer((self.lanes,), "float32"))
+        object.__setattr__(self, "room", T.alloc_buffer((self.lanes,), self.dtype))
         self.set(self.start)
 
     def get(self) -> Value:
@@ -208,15 +209,16 @@ def _part(value: Value, first: int, count: int) -> Value:
 
 def _last(value: Value, lanes: int, fresh: int) -> Value:
     """The last `fresh` lanes of a piece as the first of 16, the others 0."""
-    zero = literal(number(0.0, "float32"))
+    dtype = dtype_of(value)
+    zero = number(0.0, dtype)
     value = widened(value, lanes)
     if fresh == arith.LANES:
         return value
     if lanes == arith.LANES:
         order = [lanes - fresh + j if j < fresh else lanes for j in range(arith.LANES)]
-        return bind(T.Shuffle([value, T.broadcast(zero, lanes)], order))
-    room = T.alloc_buffer((arith.LANES,), "float32")
-    write(room, 0, 1, np.float32(0.0), arith.LANES)
+        return bind(T.Shuffle([value, T.broadcast(literal(zero), lanes)], order))
+    room = T.alloc_buffer((arith.LANES,), dtype)
+    write(room, 0, 1, zero, arith.LANES)
     write(room, 0, 1, value, lanes)
     return bind(vector(room, 0, arith.LANES))
 
@@ -229,7 +231,7 @@ def lower(site: Site, machine: Machine) -> Answer:
     rest = [b for b in site.body if b is not rows[0]]
     if not all(isinstance(b.op, Elementwise) for b in rest):
         return None
-    problem = supported([b for b in site.body if isinstance(b.type, TensorType)])
+    problem = supported(site.body)
     x = rows[0].inputs[0].tensor
     if not isinstance(x.shape[-1], int):
         return Miss(f"the length of a row must be known, got {x!r}")
@@ -322,7 +324,8 @@ class _Region:
              inner: Sequence[int]) -> None:  # fmt: skip
         """The code for one row."""
         views, of = self.views, dict(zip(self.leaves, buffers, strict=False))
-        algebra = RowTIR(TIR(self.primitives), size)
+        dtype = self.reduction.inputs[0].tensor.dtype.value
+        algebra = RowTIR(TIR(self.primitives), size, dtype)
 
         def load(leaf: Node, shape: tuple[GraphDim, ...]) -> Any:
             k = views.index((leaf, shape))
