@@ -47,7 +47,11 @@ class Constant:
 
 
 def signature_of(program: ExportedProgram) -> Signature:
-    """Raises TraceError for what no graph can express: updated inputs, tokens, custom objects."""
+    """Raises TraceError for what no graph can express: updated inputs, custom objects.
+
+    Tokens, which keep ops with effects in order, are left out: such ops have no row and are refused
+    one by one.
+    """
     specs = program.graph_signature
     targets = {s.target: s.arg.name for s in specs.input_specs if s.kind is InputKind.BUFFER}
     weights = {
@@ -62,9 +66,10 @@ def signature_of(program: ExportedProgram) -> Signature:
             states[targets[out.target]] = out.arg.name
         elif out.kind is OutputKind.USER_OUTPUT:
             outputs.append(_leaf(out))
-        else:
+        elif out.kind is not OutputKind.TOKEN:
             raise TraceError(_unsupported(out))
-    inputs = tuple(_leaf(s) for s in specs.input_specs if s.kind not in LIFTED)
+    ours = [s for s in specs.input_specs if s.kind not in (*LIFTED, InputKind.TOKEN)]
+    inputs = tuple(map(_leaf, ours))
     return Signature(weights, states, inputs, tuple(outputs))
 
 

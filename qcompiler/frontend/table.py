@@ -37,7 +37,7 @@ TABLE: Mapping[Any, Handler] = MappingProxyType(
 VANISH = frozenset({
     aten._assert_async.default, aten._assert_async.msg, aten._assert_scalar.default,
     aten._assert_tensor_metadata.default, aten.sym_constrain_range.default,
-    aten.sym_constrain_range_for_size.default,
+    aten.sym_constrain_range_for_size.default, aten._linalg_check_errors.default,
 })  # fmt: skip
 """Checks without a result."""
 
