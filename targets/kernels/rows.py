@@ -232,7 +232,7 @@ def lower(site: Site, machine: Machine) -> Answer:
     problem = supported([b for b in site.body if isinstance(b.type, TensorType)])
     x = rows[0].inputs[0].tensor
     if not isinstance(x.shape[-1], int):
-        return Miss(f"the length of a row must be known, got {x!r}")
+        return Miss(f"the length of a row must be known (trace with a fixed size), got {x!r}")
     if problem:
         return Miss(problem)
     region = _Region(site, rows[0], machine.primitives)

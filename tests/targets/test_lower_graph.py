@@ -137,6 +137,23 @@ def test_a_symbolic_dimension_that_is_not_the_first_is_refused_in_one_line() -> 
         lower(fused([first], [view]), TARGET)
 
 
+def test_many_symbols_in_the_wrong_place_are_refused_in_one_line() -> None:
+    x = floats(symbol("batch"), 3)
+    note = Note(origin="net.mean net.py:7")
+    turned = Permute((1, 0))(x, name="turn", note=note)
+    outputs = [Softmax()(turned), Reduce(Reduction.MEAN)(turned), Permute((1, 0))(x, name="again")]
+    with pytest.raises(LowerError) as caught:
+        lower(fused([x], outputs), TARGET)
+    text = str(caught.value)
+    assert "no kernel for %turn = permute" in text and "net.mean net.py:7" in text
+    assert "trace with fixed sizes" in text and "\n" not in text and "again" not in text
+    norm = BatchNorm(1e-5)(x, *[const(torch.ones(3)) for _ in range(4)], name="bn")
+    with pytest.raises(LowerError) as caught:
+        lower(fused([x], [*outputs, norm]), TARGET)
+    head, first, second = str(caught.value).splitlines()
+    assert "for 2 nodes" in head and "%turn" in first and "%bn" in second
+
+
 # ------------------------------------------------------------------------------ weights, sharing
 
 
