@@ -44,6 +44,7 @@ def exported(
     if isinstance(source, torch.jit.ScriptModule):
         raise TraceError("a TorchScript module has no Python code to trace; trace the module it "
                          "was scripted from")  # fmt: skip
+    refuse_quantized(source)
     refuse_training(source)
     args, named = arguments(example_inputs, kwargs)
     axes = _axes(source, args, named, dynamic_shapes)
@@ -61,6 +62,28 @@ def arguments(example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Argument
     if isinstance(example_inputs, tuple | list):
         return tuple(example_inputs), dict(kwargs or {})
     return (example_inputs,), dict(kwargs or {})
+
+
+QUANTIZED = (
+    "torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao.nn.sparse.quantized.",
+    "torch.ao.nn.qat.", "torch.ao.nn.intrinsic.qat.", "torch.ao.quantization.observer",
+    "torch.ao.quantization.fake_quantize",
+)  # fmt: skip
+"""Modules of models that PyTorch's own quantization has prepared or converted."""
+FLOAT_EVEN_SO = ("FloatFunctional", "FXFloatFunctional")
+
+
+def refuse_quantized(module: torch.nn.Module) -> None:
+    """Raises TraceError naming the first submodule that holds or observes quantized values."""
+    for path, child in module.named_modules():
+        kind = type(child)
+        if f"{kind.__module__}.".startswith(QUANTIZED) and kind.__name__ not in FLOAT_EVEN_SO:
+            where = f"its submodule {path!r}" if path else "it"
+            raise TraceError(
+                f"the module {type(module).__name__} is quantized by PyTorch already, or prepared "
+                f"for that: {where} is a {kind.__module__}.{kind.__name__}; pass the float model, "
+                "which qcompiler quantizes itself"
+            )
 
 
 def refuse_training(module: torch.nn.Module) -> None:

@@ -49,6 +49,40 @@ def test_training_mode():
     assert "submodule '1.1' (Dropout) is in training mode" in text
 
 
+def quantized_by_torch(module: nn.Module, convert: bool) -> nn.Module:
+    ao = torch.ao.quantization
+    module.qconfig = ao.get_default_qconfig("onednn")
+    prepared = ao.prepare(nn.Sequential(ao.QuantStub(), module))
+    prepared(torch.ones(1, 2))
+    return ao.convert(prepared) if convert else prepared
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_modules_that_torch_has_quantized():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval()
+    dynamic = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    for module in (
+        dynamic, dynamic.eval(), dynamic[0], quantized_by_torch(net, False),
+        quantized_by_torch(net, True),
+    ):  # fmt: skip
+        text = refused(module, torch.ones(1, 2), lines=1)
+        assert "quantized by PyTorch already" in text and "pass the float model" in text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_float_modules_made_for_quantization_are_traced(agrees):
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stub = torch.ao.quantization.QuantStub()
+            self.sum = torch.ao.nn.quantized.FloatFunctional()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.sum.add(self.stub(x), x)
+
+    agrees(Both(), torch.ones(2))
+
+
 def test_exported_in_training_mode():
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2))
     program = torch.export.export(module, (torch.ones(3, 2),))
