@@ -43,6 +43,9 @@ class TorchAlgebra:
     def div(self, a: Tensor, b: Tensor, /) -> Tensor:
         return a / b
 
+    def trunc_div(self, a: Tensor, b: Tensor, /) -> Tensor:
+        return torch.div(a, b, rounding_mode="trunc")
+
     def sqrt(self, a: Tensor, /) -> Tensor:
         # Above some thousand elements torch's float32 root is MKL's, off by one ulp at times.
         return torch.sqrt(a.double()).to(a.dtype)
@@ -113,6 +116,10 @@ class TorchAlgebra:
     def row_max(self, x: Tensor, /) -> Tensor:
         largest = torch.where(torch.isnan(x), -torch.inf, x).amax(-1, keepdim=True)
         return torch.where(largest == 0, 0.0, largest)
+
+    def row_top(self, x: Tensor, /) -> Tensor:
+        largest = x.amax(-1, keepdim=True)
+        return torch.where(largest == 0, 0.0, largest) if x.is_floating_point() else largest
 
     def row_sum(self, x: Tensor, /) -> Tensor:
         size = x.shape[-1]

@@ -70,6 +70,7 @@ from qcompiler.ops import (
     Slice,
     Softmax,
     Sub,
+    TruncDiv,
     Tuple,
     Where,
     Window,
@@ -296,6 +297,7 @@ def _examples() -> list[Node]:
         Rescale()(acc, s, s), packed, pack(packed, Context(TARGET)),
     ]  # fmt: skip
     found += [And()(truth, truth), Or()(truth, truth), Cast(DType.INT32)(x)]
+    found += [TruncDiv()(whole := Input(TensorType((2, 4), DType.INT64))(), whole)]
     rest = [op for op in ALL if issubclass(op, Elementwise)]
     return found + [_formula(op, x) for op in rest if op not in {type(n.op) for n in found}]
 
