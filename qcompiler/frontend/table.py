@@ -12,11 +12,13 @@ from qcompiler.frontend import (
     activations,
     convolution,
     creation,
+    division,
     elementwise,
     indexing,
     movement,
     normalisation,
     pooling,
+    powers,
     products,
     recurrent,
     reduction,
@@ -26,8 +28,8 @@ from qcompiler.frontend.builder import Handler
 aten = torch.ops.aten
 
 FAMILIES = (
-    elementwise, activations, movement, indexing, creation, reduction, products, convolution,
-    pooling, normalisation, recurrent,
+    elementwise, powers, division, activations, movement, indexing, creation, reduction, products,
+    convolution, pooling, normalisation, recurrent,
 )  # fmt: skip
 
 TABLE: Mapping[Any, Handler] = MappingProxyType(
