@@ -150,7 +150,7 @@ def bitwise(op: Op) -> Handler:
 def clamp(b: Builder, x: Node, lo: Operand | None = None, hi: Operand | None = None) -> Value:
     numbers = all(v is None or not isinstance(v, Node) for v in (lo, hi))
     x = b.cast(x, b.out.dtype)
-    if numbers and b.out.dtype.is_float:
+    if numbers and b.out.dtype is DType.FLOAT32:
         low = -math.inf if lo is None else float(lo)  # type: ignore[arg-type]
         return b(Clamp(low, math.inf if hi is None else float(hi)), x)  # type: ignore[arg-type]
     for op, limit in ((Maximum(), lo), (Minimum(), hi)):

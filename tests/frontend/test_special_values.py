@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qcompiler.frontend import TraceError, trace
@@ -174,6 +175,20 @@ def test_rounding_of_large_float64():
     x = torch.tensor([1e7 + 0.5, -1e12 - 0.25, 2.0**52 + 1, 0.5]).double()
     for function in (torch.floor, torch.ceil, torch.trunc):
         same(function, x)
+
+
+def test_functions_of_float64():
+    """They are computed in float32, which is within 1e-5, or exactly where they are plain."""
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(6)).double() * 3
+    exact = [torch.abs, torch.sqrt, torch.round, torch.relu, lambda x: x.clamp(-1, 1e12), torch.neg]
+    for function in exact:
+        same(function, x * 1e9 + 0.125)
+    near = [torch.exp, torch.sigmoid, torch.erf, torch.sin, F.gelu, F.silu, F.leaky_relu, F.elu]
+    near += [lambda x: x.abs().log(), lambda x: x.abs() ** 0.7, lambda x: x.softmax(1), F.softplus]
+    near += [lambda x: F.layer_norm(x, (8,)), lambda x: x.logsumexp(1), lambda x: x.mean(1)]
+    for function in near:
+        graph = trace(Call(function).eval(), x)
+        torch.testing.assert_close(interpret(graph, x), function(x), rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------ reductions
