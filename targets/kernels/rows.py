@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from qcompiler import arith
@@ -81,7 +82,7 @@ class RowTIR:
 
     n: TIR
     size: int
-    dtype: str
+    dtype: str = "float32"  # of the operand that is reduced
     unstored: dict[Row, Buffer] = field(default_factory=dict)
 
     const = _lifted("const")
@@ -89,6 +90,7 @@ class RowTIR:
     sub = _lifted("sub")
     mul = _lifted("mul")
     div = _lifted("div")
+    trunc_div = _lifted("trunc_div")
     sqrt = _lifted("sqrt")
     neg = _lifted("neg")
     abs = _lifted("abs")
@@ -112,27 +114,40 @@ class RowTIR:
     lookup = _lifted("lookup")
 
     def row_size(self, x: Any, /) -> Value:
-        return number(self.size, "float32")
+        return number(self.size, self.dtype)
 
     def row_max(self, x: Any, /) -> Value:
-        zero, least = number(0.0, self.dtype), number(-math.inf, self.dtype)
-        best = _Accumulator(least, min(arith.LANES, self.size), self.dtype)
+        return self._largest(x, "float32", self.n.max)
 
-        def larger(piece: Piece, fresh: int) -> None:
-            best.set(self.n.max(_on(x, piece), best.get()))
+    def row_top(self, x: Any, /) -> Value:
+        exact = not self.dtype.startswith("float")
+        return self._largest(x, self.dtype, self.n.max if exact else self._nan_or_max)
 
-        self.sweep(larger)
+    def _nan_or_max(self, a: Value, b: Value) -> Value:
+        wins = self.n.logical_or(self.n.gt(a, b), self.n.logical_not(self.n.eq(a, a)))
+        return self.n.where(wins, a, b)
+
+    def _largest(self, x: Any, dtype: str, larger: Callable[[Value, Value], Value]) -> Value:
+        best = _Accumulator(number(_least(dtype), dtype), min(arith.LANES, self.size))
+
+        def seen(piece: Piece, fresh: int) -> None:
+            best.set(larger(_on(x, piece), best.get()))
+
+        self.sweep(seen)
         lanes = best.lanes
         value = best.get()
         while lanes > 1:
             # Any order will do: halves overlap where the number of lanes is odd.
             half = -(-lanes // 2)
-            value = self.n.max(_part(value, 0, half), _part(value, lanes - half, half))
+            value = larger(_part(value, 0, half), _part(value, lanes - half, half))
             lanes = half
+        if not dtype.startswith("float"):
+            return value
+        zero = number(0.0, dtype)
         return self.n.where(self.n.eq(value, zero), zero, value)
 
     def row_sum(self, x: Any, /) -> Value:
-        total = _Accumulator(number(0.0, self.dtype), arith.LANES, self.dtype)
+        total = _Accumulator(number(0.0, self.dtype), arith.LANES)
 
         def added(piece: Piece, fresh: int) -> None:
             total.set(self.n.add(total.get(), _last(_on(x, piece), piece.lanes, fresh)))
@@ -189,11 +204,11 @@ class _Accumulator:
 
     start: Value
     lanes: int
-    dtype: str
     room: Buffer = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "room", T.alloc_buffer((self.lanes,), self.dtype))
+        room = T.alloc_buffer((self.lanes,), dtype_of(self.start))
+        object.__setattr__(self, "room", room)
         self.set(self.start)
 
     def get(self) -> Value:
@@ -203,22 +218,27 @@ class _Accumulator:
         write(self.room, 0, 1, value, self.lanes)
 
 
+def _least(dtype: str) -> float | int:
+    """What no element is below."""
+    return -math.inf if dtype.startswith("float") else int(np.iinfo(dtype).min)
+
+
 def _part(value: Value, first: int, count: int) -> Value:
     return bind(T.Shuffle([value], list(range(first, first + count))))
 
 
 def _last(value: Value, lanes: int, fresh: int) -> Value:
     """The last `fresh` lanes of a piece as the first of 16, the others 0."""
-    dtype = dtype_of(value)
-    zero = number(0.0, dtype)
     value = widened(value, lanes)
     if fresh == arith.LANES:
         return value
+    dtype = dtype_of(value)
     if lanes == arith.LANES:
+        zero = literal(number(0.0, dtype))
         order = [lanes - fresh + j if j < fresh else lanes for j in range(arith.LANES)]
-        return bind(T.Shuffle([value, T.broadcast(literal(zero), lanes)], order))
+        return bind(T.Shuffle([value, T.broadcast(zero, lanes)], order))
     room = T.alloc_buffer((arith.LANES,), dtype)
-    write(room, 0, 1, zero, arith.LANES)
+    write(room, 0, 1, number(0.0, dtype), arith.LANES)
     write(room, 0, 1, value, lanes)
     return bind(vector(room, 0, arith.LANES))
 
@@ -234,7 +254,7 @@ def lower(site: Site, machine: Machine) -> Answer:
     problem = supported(site.body)
     x = rows[0].inputs[0].tensor
     if not isinstance(x.shape[-1], int):
-        return Miss(f"the length of a row must be known, got {x!r}")
+        return Miss(f"the length of a row must be known (trace with a fixed size), got {x!r}")
     if problem:
         return Miss(problem)
     region = _Region(site, rows[0], machine.primitives)
@@ -324,8 +344,8 @@ class _Region:
              inner: Sequence[int]) -> None:  # fmt: skip
         """The code for one row."""
         views, of = self.views, dict(zip(self.leaves, buffers, strict=False))
-        dtype = self.reduction.inputs[0].tensor.dtype.value
-        algebra = RowTIR(TIR(self.primitives), size, dtype)
+        operand_type = self.reduction.inputs[0].tensor.dtype.value
+        algebra = RowTIR(TIR(self.primitives), size, operand_type)
 
         def load(leaf: Node, shape: tuple[GraphDim, ...]) -> Any:
             k = views.index((leaf, shape))
