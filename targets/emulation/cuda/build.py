@@ -78,7 +78,8 @@ def program(source: str, checks: bool) -> Path:
     Raises EmulationError naming what of the text is not known.
     """
     flags = (*KERNEL_FLAGS, *(CHECKED if checks else ()))
-    key = _digest(_engine_key(), *flags, source)
+    translator = (p.read_text() for p in sorted(HERE.glob("*.py")))
+    key = _digest(_engine_key(), *translator, *flags, source)
     folder = config.cache_folder() / "cuda-emulator" / "programs"
     library = folder / f"{key}.so"
     if library.exists():

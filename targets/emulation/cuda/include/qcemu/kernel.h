@@ -126,6 +126,12 @@ static inline void qcemu_assign(T& to, uint32_t bits) {
   static_assert(sizeof(T) <= 4, "a 32-bit register");
   memcpy(&to, &bits, sizeof to);
 }
+// An operand as a value of another type of PTX: the same bits, or the low ones.
+template <class To, class From>
+static inline To qcemu_as(From value) {
+  if constexpr (sizeof(To) == sizeof(From)) return qcemu_bits<To>(value);
+  return (To)value;
+}
 // An operand that is an address in shared memory: a 32-bit one, as PTX has it.
 template <class T>
 static inline uint32_t qcemu_shared(T address) {
