@@ -2,37 +2,23 @@
 
 from collections.abc import Callable
 
+import emulated
 import pytest
 
 from qcompiler.targets.emulation import cuda
-from qcompiler.targets.emulation.cuda import libraries
-
-ORDERS = ("forward", "reverse", 1, 2)
-SETTINGS = tuple((order, copies) for order in ORDERS for copies in ("lazy", "eager"))
-
-Configure = Callable[..., None]
 
 
 @pytest.fixture
-def configure() -> Configure:
-    """`configure(order, copies, checks)`: the emulated device without TVM."""
-    reason = cuda.available()
-    if reason is not None:
-        pytest.skip(reason)
-
-    def change(order: str | int = "forward", copies: str = "lazy", checks: bool = True) -> None:
-        libraries.configure(order, copies, checks)
-
-    change()
-    return change
+def configure() -> Callable[..., None]:
+    """`configure(order, copies, checks)`, which begins as forward, lazy and checked."""
+    emulated.configure()
+    return emulated.configure
 
 
 @pytest.fixture
 def device():
     """TVM's emulated device; `cuda.start` changes its settings."""
-    reason = cuda.available()
-    if reason is not None:
-        pytest.skip(reason)
+    emulated.skip_without_emulator()
     cuda.start()
     import tvm
 

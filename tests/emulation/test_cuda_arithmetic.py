@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from emulated import compiled
 
 from qcompiler.targets.emulation import cuda
 
@@ -56,9 +57,7 @@ extern "C" __global__ void halves(const half* h, float* wide, const float* f, ha
 
 @pytest.fixture(scope="module")
 def program() -> cuda.Program:
-    if cuda.available() is not None:
-        pytest.skip(cuda.available())
-    return cuda.Program(TEXT)
+    return compiled(TEXT)
 
 
 def test_dp4a(configure, program: cuda.Program) -> None:

@@ -2,10 +2,9 @@
 
 import cuda_gemm
 import pytest
+from emulated import SETTINGS
 
 from qcompiler.targets.emulation import cuda
-
-from .conftest import SETTINGS
 
 SIZES = (72, 50, 160)
 NAMES = {

@@ -6,6 +6,7 @@ them, and know nothing of the engine. groupID = lane >> 2, threadID_in_group = l
 
 import numpy as np
 import pytest
+from emulated import compiled
 
 from qcompiler.targets.emulation import cuda
 
@@ -71,9 +72,7 @@ INTEGER = [
 
 @pytest.fixture(scope="module")
 def integer_program() -> cuda.Program:
-    if cuda.available() is not None:
-        pytest.skip(cuda.available())
-    return cuda.Program(
+    return compiled(
         "".join(
             mma_kernel(f"mma{i}", integer_instruction(*case), case[0] // 8, case[0] // 16, "int")
             for i, case in enumerate(INTEGER)
@@ -172,10 +171,8 @@ def matrix_text(count: int, transposed: bool) -> str:
 
 @pytest.fixture(scope="module")
 def matrix_program() -> cuda.Program:
-    if cuda.available() is not None:
-        pytest.skip(cuda.available())
     cases = [(count, transposed) for count in (1, 2, 4) for transposed in (False, True)]
-    return cuda.Program("".join(matrix_text(*case) for case in cases))
+    return compiled("".join(matrix_text(*case) for case in cases))
 
 
 def fragments(matrices: np.ndarray, transposed: bool) -> np.ndarray:

@@ -245,11 +245,16 @@ def instruction_to_cpp(instruction: str, statement: Statement) -> str:
     args = [a.strip() for a in pieces(parts["args"], ",") if a.strip()]
     for pattern, emit in INSTRUCTIONS:
         name = pattern.fullmatch(parts["name"])
-        if name:
+        if not name:
+            continue
+        try:
             code = f"{{ {emit(name, args, statement)} }}"
-            guard = parts["guard"]
-            return f"if ({parts['not']}{statement.value(guard)}) {code}" if guard else code
-    raise EmulationError(f"the emulator does not know the PTX instruction `{parts['name']}`")
+        except (IndexError, ValueError):  # fewer or more operands than it has
+            break
+        guard = parts["guard"]
+        return f"if ({parts['not']}{statement.value(guard)}) {code}" if guard else code
+    known = f"`{parts['name']}`" + (f" with operands {args}" if args else "")
+    raise EmulationError(f"the emulator does not know the PTX instruction {known}")
 
 
 def statement_to_cpp(inside: str) -> str:
@@ -288,7 +293,7 @@ def asm_to_cpp(source: str) -> str:
             continue
         end = matching(source, found.end() - 1)
         code = statement_to_cpp(source[found.end() : end])
-        lines = source.count("\n", found.start(), end)
-        done += [source[position : found.start()], code, "\n" * lines]
+        lines = re.findall(r"\\?\n", source[found.start() : end])  # in a macro they go on
+        done += [source[position : found.start()], code, *lines]
         position = end + 1
     return "".join(done) + source[position:]

@@ -21,7 +21,7 @@
 #define __syncwarp(...) qcemu::warp_barrier(qcemu_mask(__VA_ARGS__))
 #define __threadfence() ((void)0)
 #define __threadfence_block() ((void)0)
-#define __activemask() qcemu::active_mask()
+#define __activemask() qcemu::active_mask(__LINE__)
 #define __cvta_generic_to_shared(p) ((size_t)qcemu::shared_address(p))
 #define __ldg(p) (*(p))
 #define __ldcs(p) (*(p))
@@ -44,6 +44,12 @@ QCEMU_INDEX(gridDim, grid_size)
 #undef QCEMU_INDEX
 static const int warpSize = qcemu::WARP_SIZE;
 
+#ifdef __SANITIZE_THREAD__
+#define QCEMU_CHECKED true
+#else
+#define QCEMU_CHECKED false
+#endif
+#define QCEMU_EXPORTED __attribute__((visibility("default")))
 #define QCEMU_KERNEL_BEGINS                                                                  \
   const dim3 threadIdx = qcemu::thread_index(), blockIdx = qcemu::block_index();             \
   const dim3 blockDim = qcemu::block_size(), gridDim = qcemu::grid_size();                   \
