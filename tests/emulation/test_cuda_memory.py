@@ -18,6 +18,11 @@ extern "C" __global__ void local(int* d, int at) {
   a[at] = 1;
   d[0] = a[0];
 }
+extern "C" __global__ void large(int* d, int at) {
+  volatile int a[100000];
+  a[at] = 3;
+  d[0] = a[at];
+}
 extern "C" __global__ void shared_bounds(int* d, int at) {
   __shared__ int s[32];
   __shared__ int t[32];
@@ -137,6 +142,13 @@ def test_vectors_atomics_and_registers(configure, program: cuda.Program) -> None
     program.run("local", 1, 1, d, n(7))
     with pytest.raises(cuda.EmulationError, match=r"index 8 is outside of an array .*int \[8\]"):
         program.run("local", 1, 1, d, n(8))
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_local_memory_that_is_too_large_is_named(configure, checks: bool) -> None:
+    program = compiled(TEXT, checks)
+    with pytest.raises(cuda.EmulationError, match=r"kernel large, .*local memory overflows"):
+        program.run("large", 1, 1, np.zeros(4, np.int32), np.int32(99_999))
 
 
 def test_a_float_that_no_integer_holds_is_named(configure, program: cuda.Program) -> None:

@@ -32,11 +32,15 @@ RUNTIME_SOURCE = ENGINE / "runtime_api.cpp"
 COMMON = ("-std=c++17", "-fPIC", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off")
 """IEEE arithmetic as written; integers wrap, and memory has no types, as on the device."""
 ENGINE_FLAGS = (*COMMON, "-O2", "-fno-omit-frame-pointer")
-KERNEL_FLAGS = (*COMMON, "-O1", "-w", "-fvisibility=hidden", "-include", "qcemu/kernel.h")
-"""Hidden: a kernel may have the name of a function of the C library."""
+KERNEL_FLAGS = (
+    *COMMON, "-O1", "-w", "-fvisibility=hidden", "-fstack-clash-protection",
+    "-include", "qcemu/kernel.h",
+)  # fmt: skip
+"""Hidden: a kernel may have the name of a function of the C library. Stack clash protection: local
+memory that is too large meets the page below its stack."""
 CHECKED = (
-    "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0",
-    "-fsanitize=bounds,float-cast-overflow", "-fno-sanitize-recover=bounds", "-fno-tree-sra",
+    "-fsanitize=thread", "-fsanitize=bounds,float-cast-overflow", "-fno-sanitize-recover=bounds",
+    "-fno-tree-sra",
 )  # fmt: skip
 """Makes g++ call the engine at every load and store, and where an index leaves its array or a float
 the range of an integer; vectors are loaded whole, as on a device. The runtime libraries of these

@@ -76,6 +76,11 @@ QCEMU_EXTREMES(unsigned long)
 QCEMU_EXTREMES(long long)
 QCEMU_EXTREMES(unsigned long long)
 #undef QCEMU_EXTREMES
+// As in CUDA, of a signed and an unsigned number both are taken as unsigned.
+static inline unsigned max(int a, unsigned b) { return max((unsigned)a, b); }
+static inline unsigned max(unsigned a, int b) { return max(a, (unsigned)b); }
+static inline unsigned min(int a, unsigned b) { return min((unsigned)a, b); }
+static inline unsigned min(unsigned a, int b) { return min(a, (unsigned)b); }
 
 // Conversions to integers saturate, and NaN becomes 0. (PTX ISA, cvt.) The plain cast `(int)x` is
 // the host's instead: what is out of range there is undefined in C++, and differs from a GPU.
