@@ -14,8 +14,8 @@ extern "C" __global__ void dots(const int* a, const int* b, const int* c, int* d
   int i = threadIdx.x;
   d[i] = __dp4a(a[i], b[i], c[i]);
   d[256 + i] = (int)__dp4a((unsigned)a[i], (unsigned)b[i], (unsigned)c[i]);
-  d[512 + i] = __dp4a((unsigned)a[i], b[i], c[i]);
-  d[768 + i] = __dp4a(a[i], (unsigned)b[i], c[i]);
+  asm("dp4a.u32.u32 %0, %1, %2, %3;" : "=r"(d[512 + i]) : "r"(a[i]), "r"(b[i]), "r"(c[i]));
+  asm("dp4a.s32.u32 %0, %1, %2, %3;" : "=r"(d[768 + i]) : "r"(a[i]), "r"(b[i]), "r"(c[i]));
   d[1024 + i] = __dp4a(((const char4*)a)[i], ((const char4*)b)[i], c[i]);
   unsigned r;
   asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(a[i]), "r"(b[i]), "r"(c[i]));
@@ -69,7 +69,7 @@ def test_dp4a(configure, program: cuda.Program) -> None:
     program.run("dots", 1, N, a, b, c, d)
     s, u = np.int8, np.uint8
     for row, (x, y) in zip(
-        d, ((s, s), (u, u), (u, s), (s, u), (s, s), (u, s), (s, s)), strict=True
+        d, ((s, s), (u, u), (u, u), (s, u), (s, s), (u, s), (s, s)), strict=True
     ):
         products = a.view(x).astype(np.int64) * b.view(y).astype(np.int64)
         total = c.astype(np.int64) + products.reshape(N, 4).sum(1)

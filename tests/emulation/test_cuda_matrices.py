@@ -4,6 +4,10 @@ The tables are written out here as numpy index arithmetic, as section 9.7.14.5 o
 them, and know nothing of the engine. groupID = lane >> 2, threadID_in_group = lane % 4.
 """
 
+import shutil
+import subprocess
+
+import cuda_gemm
 import numpy as np
 import pytest
 from emulated import compiled
@@ -70,14 +74,16 @@ INTEGER = [
 ]
 
 
+def integer_text() -> str:
+    return "".join(
+        mma_kernel(f"mma{i}", integer_instruction(*case), case[0] // 8, case[0] // 16, "int")
+        for i, case in enumerate(INTEGER)
+    )
+
+
 @pytest.fixture(scope="module")
 def integer_program() -> cuda.Program:
-    return compiled(
-        "".join(
-            mma_kernel(f"mma{i}", integer_instruction(*case), case[0] // 8, case[0] // 16, "int")
-            for i, case in enumerate(INTEGER)
-        )
-    )
+    return compiled(integer_text())
 
 
 def random_bytes(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -169,10 +175,14 @@ def matrix_text(count: int, transposed: bool) -> str:
     }
 
 
+def matrices_text() -> str:
+    cases = [(count, transposed) for count in (1, 2, 4) for transposed in (False, True)]
+    return "".join(matrix_text(*case) for case in cases)
+
+
 @pytest.fixture(scope="module")
 def matrix_program() -> cuda.Program:
-    cases = [(count, transposed) for count in (1, 2, 4) for transposed in (False, True)]
-    return compiled("".join(matrix_text(*case) for case in cases))
+    return compiled(matrices_text())
 
 
 def fragments(matrices: np.ndarray, transposed: bool) -> np.ndarray:
@@ -196,3 +206,14 @@ def test_ldmatrix_and_stmatrix(configure, matrix_program, count: int, transposed
     matrix_program.run(f"store_{suffix}", 1, 32, registers, stored)
     np.testing.assert_array_equal(stored[: count * 8], rows[: count * 8])
     assert (stored[count * 8 :] == 0).all()
+
+
+def test_nvcc_takes_the_same_text(tmp_path) -> None:
+    """What the emulator is shown here is CUDA: every instruction as ptxas knows it."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not on PATH")
+    text = tmp_path / "all.cu"
+    text.write_text(cuda_gemm.TEXT + integer_text() + matrices_text())
+    command = ["nvcc", "-arch=sm_90", "--cubin", str(text), "-o", str(tmp_path / "all.cubin")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

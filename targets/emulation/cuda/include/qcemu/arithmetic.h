@@ -132,7 +132,8 @@ static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shi
   return (unsigned)(((unsigned long long)high << 32 | low) >> (shift & 31));
 }
 
-// dp4a: four products of bytes, added to c with wrap-around. (PTX ISA, dp4a.)
+// dp4a: four products of bytes, added to c with wrap-around. (PTX ISA, dp4a.) CUDA has no forms of
+// mixed signs; TVM writes them itself where it uses them.
 template <class A, class B>
 static inline unsigned qcemu_dp4a(unsigned a, unsigned b, unsigned c) {
   for (int i = 0; i < 32; i += 8) c += (unsigned)((int)(A)(a >> i) * (int)(B)(b >> i));
@@ -140,7 +141,5 @@ static inline unsigned qcemu_dp4a(unsigned a, unsigned b, unsigned c) {
 }
 static inline int __dp4a(int a, int b, int c) { return (int)qcemu_dp4a<signed char, signed char>(a, b, c); }
 static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) { return qcemu_dp4a<unsigned char, unsigned char>(a, b, c); }
-static inline int __dp4a(unsigned a, int b, int c) { return (int)qcemu_dp4a<unsigned char, signed char>(a, b, c); }
-static inline int __dp4a(int a, unsigned b, int c) { return (int)qcemu_dp4a<signed char, unsigned char>(a, b, c); }
 static inline int __dp4a(char4 a, char4 b, int c) { return __dp4a(qcemu_bits<int>(a), qcemu_bits<int>(b), c); }
 static inline unsigned __dp4a(uchar4 a, uchar4 b, unsigned c) { return __dp4a(qcemu_bits<unsigned>(a), qcemu_bits<unsigned>(b), c); }
