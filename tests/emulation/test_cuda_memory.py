@@ -61,6 +61,15 @@ extern "C" __global__ void write_after_read(int* d, int barrier) {
   if (barrier) __syncthreads();
   s[threadIdx.x] = -1;
 }
+extern "C" __global__ void write_after_all_reads(int* d, int sync) {
+  __shared__ int s[32];
+  s[threadIdx.x] = (int)threadIdx.x;
+  __syncthreads();
+  int v = s[31 - threadIdx.x];
+  d[threadIdx.x] = __shfl_xor_sync(0xffffffffu, v, 1, 32);
+  if (sync) __syncwarp();
+  s[threadIdx.x] = -1;
+}
 extern "C" __global__ void write_twice(int* d, int at) {
   __shared__ int s[64];
   s[threadIdx.x / 2] = 1;
@@ -204,6 +213,17 @@ def test_races_are_named_in_every_order(configure, program, kernel: str, order) 
     np.testing.assert_array_equal(d, np.arange(63, -1, -1))
     with pytest.raises(cuda.EmulationError, match=r"race: |nobody has written"):
         program.run(kernel, 1, 64, d, np.int32(0))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_write_after_reads_is_a_race_though_no_value_changes(configure, program, order) -> None:
+    """The shuffle keeps the lanes together here, but orders no memory; a __syncwarp does."""
+    configure(order)
+    d = np.zeros(32, np.int32)
+    program.run("write_after_all_reads", 1, 32, d, np.int32(1))
+    np.testing.assert_array_equal(d, 31 - (np.arange(32) ^ 1))
+    with pytest.raises(cuda.EmulationError, match=r"race: write of shared array s, .* has read"):
+        program.run("write_after_all_reads", 1, 32, d, np.int32(0))
 
 
 def test_races_are_judged_byte_by_byte(configure, program: cuda.Program) -> None:
