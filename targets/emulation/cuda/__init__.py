@@ -35,8 +35,9 @@ the host's, and a plain cast of a float that is out of range is too.
 
 from __future__ import annotations
 
+from qcompiler.errors import EmulationError
+
 from . import build, libraries
-from .errors import EmulationError
 from .program import Program
 from .translate import translate
 

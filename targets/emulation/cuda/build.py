@@ -6,7 +6,6 @@ complete or not at all; two processes that need the same one make it once, or tw
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -15,13 +14,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from qcompiler import config
+from qcompiler.atomic import locked
+from qcompiler.errors import EmulationError
 
-from .errors import EmulationError
 from .translate import translate
 
 HERE = Path(__file__).parent
@@ -73,7 +71,7 @@ def libraries() -> Path:
     folder = config.cache_folder() / "cuda-emulator" / _engine_key()
     if (folder / RUNTIME).exists():
         return folder
-    with _locked(folder.parent):
+    with locked(folder.parent):
         if not (folder / RUNTIME).exists():
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix="build-") as work:
                 _build_libraries(Path(work))
@@ -188,14 +186,6 @@ def _moved(work: Path) -> Path:
     os.rename(work, moved)
     work.mkdir()
     return moved
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _prune(folder: Path) -> None:

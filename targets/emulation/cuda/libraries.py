@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from qcompiler.errors import EmulationError
+
 from . import build
-from .errors import EmulationError
 
 ORDERS = {"forward": 0, "reverse": 1}
 SHUFFLED = 2

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .errors import EmulationError
+from qcompiler.errors import EmulationError
+
 from .text import matching, pieces
 
 TYPES = {

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .errors import EmulationError
+from qcompiler.errors import EmulationError
+
 from .ptx import asm_to_cpp
 from .text import matching
 
