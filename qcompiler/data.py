@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.arrays import device_problem, layout_problem
@@ -40,7 +41,7 @@ def cut_items(data: Iterable[Any] | None, graph: Graph) -> Iterator[list[Piece]]
     every piece. No more than one item is held. Raises DataError naming item, input and cure.
     """
     empty = True
-    for number, item in enumerate(items_of(data, graph)):
+    for number, item in enumerate(_iterated(items_of(data, graph))):
         empty = False
         values = _values(item, graph, f"calibration item {number}")
         yield list(_cut(values, graph, f"calibration item {number}"))
@@ -49,6 +50,21 @@ def cut_items(data: Iterable[Any] | None, graph: Graph) -> Iterator[list[Piece]]
             "calibration data is empty: expected at least one item; an iterator that was used "
             "before is empty, too"
         )
+
+
+def _iterated(items: Iterable[Any]) -> Iterator[Any]:
+    """The items. Raises DataError for what the user's own iterable raises."""
+    iterator = iter(items)
+    for number in count():
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except Exception as e:
+            raise DataError(
+                f"calibration item {number}: the data itself raised {type(e).__name__}: {e}"
+            ) from e
+        yield item
 
 
 def pieces(data: Iterable[Any] | None, graph: Graph) -> Iterator[Piece]:

@@ -72,8 +72,8 @@ class Printer(Observer):
 class Dumper(Observer):
     """QC_DUMP: numbered files, one per pass, with their constants beside them.
 
-    A graph that an earlier pipeline left in the folder is where the numbers go on: building
-    follows quantizing. What an earlier run left under later numbers is removed.
+    An INTEGER graph that an earlier pipeline left in the folder is where the numbers go on:
+    building follows quantizing. What an earlier run left under later numbers is removed.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Dumper(Observer):
     def before(self, pass_: Pass, graph: Graph, ctx: Context) -> None:
         if self.count:
             return
-        self.count = self._after(str(graph))
+        self.count = self._after(str(graph)) if graph.level is Level.INTEGER else 0
         for file in self._files():
             if int(file.name[:2]) >= self.count:
                 file.unlink()

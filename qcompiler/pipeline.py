@@ -8,6 +8,7 @@ from typing import Any
 
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level
+from qcompiler.op import OpError
 from qcompiler.rewrite import Rule, named, rewrite
 from qcompiler.verify import VerifyError, verify
 
@@ -205,16 +206,16 @@ def _step(p: Pass, graph: Graph, ctx: Context, observers: Sequence[Observer]) ->
     return new
 
 
-BUGS = (ArithmeticError, AssertionError, AttributeError, KeyError, NameError, TypeError)
-"""What a pass raises by mistake; errors about the user's model are of other kinds."""
-
-
 def _run(p: Pass, graph: Graph, ctx: Context) -> Graph:
     try:
         new = p.run(graph, ctx)
         if isinstance(new, Graph):
             new = named(new)
-    except BUGS as e:
+    except OpError as e:
+        raise PassError(f"pass {p.name}: {e}") from e
+    except ValueError:
+        raise  # what the passes themselves say of the user's model and data
+    except Exception as e:
         raise PassError(f"pass {p.name} failed: {type(e).__name__}: {e}") from e
     if not isinstance(new, Graph):
         raise PassError(f"pass {p.name}: expected it to return a graph, got {type(new).__name__}")

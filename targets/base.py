@@ -78,9 +78,11 @@ class Emulator(Protocol):
     def missing(self) -> str | None:
         """Why it cannot be emulated here; None when it can."""
 
-    def begin(self, artifact: Path) -> Callable[[Sequence[Any], bool], Any] | None:
+    def begin(
+        self, artifact: Path, say: Callable[[str], None]
+    ) -> Callable[[Sequence[Any], bool], Any] | None:
         """What calls the artifact, elsewhere: (arrays, whether to tap) -> outputs, taps. None:
-        from now on this process can load it by itself."""
+        from now on this process can load it by itself. say: told of each step of a long set-up."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,6 +164,16 @@ def test_a_second_run_replaces_the_dumps_of_the_first(tmp_path):
     assert names == ["00_input.qir", "01_simplify.qir", "notes.txt"]
 
 
+def test_the_same_run_again_writes_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("QC_DUMP", str(tmp_path))
+    graph = encoder()
+    names = []
+    for _ in range(2):
+        qc.build(qc.quantize(graph, samples(graph), recipe="int8"))
+        names.append(sorted(f.name for f in tmp_path.glob("*.qir")))
+    assert names[0] == names[1] and len(names[0]) == 1 + len(passes.QUANTIZE) + len(passes.BUILD)
+
+
 def test_reproducer_leaves_a_command(tmp_path):
     with pytest.raises(VerifyError):
         Pipeline((wrong_type,))(small(), Context(), (Reproducer(tmp_path),))
@@ -181,6 +191,9 @@ def returns(result):
         (lambda graph: None, "pass broken: expected it to return a graph, got NoneType"),
         (lambda graph: 1 / 0, "pass broken failed: ZeroDivisionError: division by zero"),
         (lambda graph: graph.none, "pass broken failed: AttributeError"),
+        (lambda graph: [][0], "pass broken failed: IndexError"),
+        (lambda graph: torch.ones(2) @ torch.ones(3), "pass broken failed: RuntimeError"),
+        (lambda graph: Abs()(), "pass broken: abs: expected 1 operands"),
         (lambda graph: replace(graph, outputs=()), "after broken: expected 1 results, .* got 0"),
         (lambda graph: replace(graph, inputs=(*graph.inputs, value(2, name="y"))), "got 2"),
         (lambda graph: small_of(4), r"expected %x to stay float32\[3\], got %x : float32\[4\]"),

@@ -30,6 +30,8 @@ def fmod(n: Algebra[V], x: V, y: V) -> V:
     low = n.logical_and(n.lt(r, zero), n.ge(a, zero))
     high = n.logical_and(n.gt(r, zero), n.lt(a, zero))
     r = n.where(low, n.add(r, size), n.where(high, n.sub(r, size), r))
+    # A zero has x's sign; n.mul(a, 0) has it, where x is finite.
+    r = n.where(n.eq(r, zero), n.mul(a, zero), r)
     whole = n.logical_and(n.eq(size, inf), n.lt(n.abs(a), inf))
     return n.cast(n.where(whole, a, r), "float32")
 

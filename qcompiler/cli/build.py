@@ -46,6 +46,12 @@ def chosen(target: str, recipe: str) -> tuple[Any, Any]:
         raise usage(e, "--target") from None
 
 
+def given(option: str) -> bool:
+    """Whether the user wrote the option."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
 def needs_data(recipe: Any, calibration: str | None) -> None:
     """Raises click.UsageError when the recipe cannot do without calibration data."""
     from qcompiler.recipe import Activations
@@ -78,6 +84,11 @@ def compile_(
     graph = graph_of(source)
     if graph is None or graph.level is Level.FLOAT:
         needs_data(wanted, calibration)
+    elif graph.recipe and graph.recipe != wanted.name and given("recipe"):
+        raise click.UsageError(
+            f"{source} was quantized with recipe {graph.recipe!r} and is built as it is; leave "
+            "--recipe out, or compile the FLOAT graph"
+        )
     require_writable(output, report)
     from qcompiler import api
 
@@ -124,14 +135,18 @@ def targets() -> None:
     table.add_column("target", no_wrap=True)
     for heading in ("instructions", "integer", "float", "runs here", "emulated here"):
         table.add_column(heading, overflow="fold")
+    kinds = [(t.integer_ops, t.float_ops) for t in machines.DONE]
+    letters = {kind: chr(ord("A") + k) for k, kind in enumerate(dict.fromkeys(kinds))}
     for target in machines.DONE:
         lacking = [f for f in target.features if f not in here]
         runs = f"no: lacks {', '.join(lacking)}" if lacking else "yes"
         table.add_row(
-            target.name, ", ".join(d.name for d in target.isa), ", ".join(target.integer_ops),
-            ", ".join(target.float_ops), runs, emulation(target),
+            target.name, ", ".join(d.name for d in target.isa),
+            *[letters[target.integer_ops, target.float_ops]] * 2, runs, emulation(target),
         )  # fmt: skip
     Console().print(table)
+    for (integer, floats), letter in letters.items():
+        click.echo(f"{letter}: integer {', '.join(integer)};\n   float {', '.join(floats)}")
     click.echo(f"not done yet: {', '.join(machines.PLANNED)}")
     try:
         click.echo(f"native is {machines.native().name}")

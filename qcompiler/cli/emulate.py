@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EMULATE = click.option(
     "--emulate", is_flag=True,
-    help="Run it on an emulated machine: Arm by qemu, CUDA by an emulator of its own (slow).",
+    help="Run it on an emulated machine (slow); needs PyTorch. `qcompiler targets` lists which.",
 )  # fmt: skip
 
 Called = Callable[[Sequence[Any], bool], Any]
@@ -29,6 +29,8 @@ def opened(artifact: str, threads: int | None, emulate: bool) -> tuple[CompiledM
     """
     from qcompiler.runtime import load
 
+    if emulate and threads is not None:
+        raise click.UsageError("--threads has no effect with --emulate; leave one out")
     elsewhere = _elsewhere(artifact) if emulate else None
     if elsewhere is not None:
         return elsewhere
@@ -53,5 +55,5 @@ def _elsewhere(artifact: str) -> tuple[CompiledModel, Called] | None:
     reason = target.emulator.missing()
     if reason is not None:
         raise Refused(f"{target.name} cannot be emulated here: {reason}")
-    call = target.emulator.begin(Path(artifact))
+    call = target.emulator.begin(Path(artifact), lambda text: click.echo(text, err=True))
     return None if call is None else (CompiledModel(bundle), call)

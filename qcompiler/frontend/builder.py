@@ -16,6 +16,7 @@ from qcompiler.graph import Node, Note
 from qcompiler.op import Movement, Op, Unary
 from qcompiler.ops import (
     Abs,
+    Attention,
     Cast,
     Const,
     Expand,
@@ -184,7 +185,7 @@ def _single(op: Op) -> bool:
     """Whether the op's formula has polynomials or constants of float32; plain IEEE ones do not."""
     if isinstance(op, Unary):
         return not isinstance(op, Neg | Abs | Sqrt | Round | Power)
-    return isinstance(op, LeakyRelu | Prelu | Softmax | LayerNorm | RmsNorm)
+    return isinstance(op, LeakyRelu | Prelu | Softmax | LayerNorm | RmsNorm | Attention)
 
 
 def axis_of(axis: int, rank: int) -> int:

@@ -96,8 +96,11 @@ def named_symbols(
     shapes: Sequence[Sequence[int | torch.SymInt]],
     axes: Sequence[Axes],
     ranges: Mapping[sympy.Symbol, Any],
+    least: int | None = None,
 ) -> dict[sympy.Symbol, Sym]:
     """A Sym for each symbol in the inputs' shapes: the user's name for it, else s0, s1...
+
+    least: what a symbol that the user has given no bounds begins at; None: as the program says.
 
     A name that the text form reads as something else (`inf`, `int8`, `lambda`) gets a `_`.
     """
@@ -115,7 +118,8 @@ def named_symbols(
         name = chosen.get(expr)
         name = next(free) if name is None else _legible(name, taken)
         low, high = _limits(ranges.get(expr))
-        low = 1 if low == TORCH_MIN and expr not in bounded else low
+        if least is not None:
+            low = max(low, least) if low < TORCH_MIN or expr in bounded else least
         found[expr] = symbol(name, low, high)
     return found
 
@@ -158,7 +162,7 @@ def _limits(bounds: Any) -> tuple[int, int | None]:
 MAX_SIZE = 2**62  # torch writes "no upper bound" as a size near 2^63
 TORCH_MIN = 2
 """What torch.export writes for "no lower bound" of Dim.AUTO and Dim.DYNAMIC: its own tracing takes
-sizes 0 and 1 for special cases. The exported program runs with 1, and so does the graph."""
+sizes 0 and 1 for special cases. Whether 1 is one in a module is seen by trying (least.py)."""
 
 
 def symbolic_axes(dynamic: Any, leaves: Sequence[Any], tree: Any) -> list[dict[int, Axis]]:

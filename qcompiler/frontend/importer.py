@@ -45,21 +45,24 @@ class Outcome:
     unknown: tuple[Any, ...] = ()
 
 
-def import_program(program: ExportedProgram, axes: Sequence[Axes]) -> Outcome:
-    """axes: for each tensor among the user's inputs, what the user said of its axes."""
-    return Importer(program, axes).run()
+def import_program(
+    program: ExportedProgram, axes: Sequence[Axes], least: int | None = None
+) -> Outcome:
+    """axes: for each tensor among the user's inputs, what the user said of its axes. least: see
+    dims.named_symbols."""
+    return Importer(program, axes, least).run()
 
 
 class Importer:
     """The state of one walk."""
 
-    def __init__(self, program: ExportedProgram, axes: Sequence[Axes]) -> None:
+    def __init__(self, program: ExportedProgram, axes: Sequence[Axes], least: int | None) -> None:
         self.program = program
         self.signature: Signature = signature_of(program)
         self.nodes = list(program.graph.nodes)
         shapes = [n.meta["val"].shape for n in self._user_inputs()]
         padded = [*axes, *({} for _ in shapes)][: len(shapes)]
-        self.dims = Dims(named_symbols(shapes, padded, program.range_constraints))
+        self.dims = Dims(named_symbols(shapes, padded, program.range_constraints, least))
         self.b = Builder(self.dims)
         self.sites = Sites(self.nodes)
         self.values: dict[fx.Node, Value] = {}

@@ -13,7 +13,19 @@ from qcompiler.frontend.builder import Builder, Handler, Number, Value
 from qcompiler.frontend.elementwise import Operand, reciprocal
 from qcompiler.frontend.errors import Refusal
 from qcompiler.graph import Node
-from qcompiler.ops import Exp, Log, Mul, Pow, Power, Rsqrt, Sqrt, Where
+from qcompiler.ops import (
+    Compare,
+    Exp,
+    Log,
+    Mul,
+    Neg,
+    Pow,
+    Power,
+    Relation,
+    Rsqrt,
+    Sqrt,
+    Where,
+)  # fmt: skip
 from qcompiler.types import DType
 
 aten = torch.ops.aten
@@ -50,8 +62,12 @@ def _scalar(b: Builder, x: Operand, exponent: Number) -> Node:
         return _general(b, x, exponent)
     if exponent in (0.5, -0.5):
         return b(Sqrt() if exponent > 0 else Rsqrt(), x)
-    logarithm = b(Log(), b.cast(x, DType.FLOAT32))
-    return b.cast(b(Exp(), b(Mul(), logarithm, b.const(exponent, DType.FLOAT32))), b.out.dtype)
+    base = b.cast(x, DType.FLOAT32)
+    # As C's pow, -inf has the powers of inf; log gives NaN for it as for all below zero.
+    least = b.const(-math.inf, DType.FLOAT32)
+    base = b(Where(), b(Compare(Relation.EQ), base, least), b(Neg(), least), base)
+    power = b(Exp(), b(Mul(), b(Log(), base), b.const(exponent, DType.FLOAT32)))
+    return b.cast(power, b.out.dtype)
 
 
 def _integer_power(b: Builder, x: Node, exponent: int) -> Node:

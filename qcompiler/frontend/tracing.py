@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
+from qcompiler.frontend.dims import Axes
 from qcompiler.frontend.errors import TraceError, first_line
-from qcompiler.frontend.export import exported, quiet
+from qcompiler.frontend.export import arguments, exported, quiet
 from qcompiler.frontend.importer import Outcome, import_program
+from qcompiler.frontend.least import SPECIAL, specialised
 from qcompiler.graph import Graph
 
 DECOMPOSITION_ROUNDS = 8
@@ -28,7 +30,8 @@ def trace(
     module: an nn.Module or fx.GraphModule in eval mode, or an ExportedProgram (which needs no
     example inputs). example_inputs: a tensor, a tuple of positional arguments, or a mapping of
     keyword arguments; kwargs: further keyword arguments. dynamic_shapes: as for torch.export; a
-    named `torch.export.Dim` keeps its name and bounds; Dim.AUTO and Dim.DYNAMIC allow 1 as well.
+    named `torch.export.Dim` keeps its name and bounds. A size of 1 is allowed where the module
+    itself gives the graph's answers at it, which is tried; else sizes begin at 2.
 
     The graph's inputs are the tensors among the arguments, flattened, in order. A Python number,
     string or None among them is part of the model: another value needs another trace. Buffers
@@ -36,8 +39,17 @@ def trace(
     shared. Raises TraceError.
     """
     program, axes = exported(module, example_inputs, kwargs, dynamic_shapes)
+    if isinstance(module, ExportedProgram):
+        return imported(program, axes)
+    graph = imported(program, axes, least=SPECIAL)
+    args = arguments(example_inputs, kwargs)
+    return imported(program, axes, SPECIAL + 1) if specialised(module, *args, graph) else graph
+
+
+def imported(program: ExportedProgram, axes: Sequence[Axes], least: int | None = None) -> Graph:
+    """The program as a graph; ops without a row are taken apart by PyTorch's rules."""
     for _ in range(DECOMPOSITION_ROUNDS):
-        outcome = import_program(program, axes)
+        outcome = import_program(program, axes, least)
         if outcome.graph is not None:
             return outcome.graph
         table = decompositions(outcome.unknown)

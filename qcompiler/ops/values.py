@@ -38,6 +38,8 @@ def settled(value: torch.Tensor) -> torch.Tensor:
 
     Matrix libraries give other last bits for the same numbers at another address.
     """
+    if value.requires_grad:
+        return value  # trained where it lies
     found = value.detach().contiguous()
     return found if found.data_ptr() % ALIGNMENT == 0 else found.clone()
 

@@ -31,7 +31,8 @@ class Dot:
     lanes, depth: output channels side by side, and products each takes per instruction.
     rows: output pixels that one instruction takes.
     a_dtype, b_dtype: element types in memory, of the broadcast and of the packed operand.
-    group: instructions whose results are added before they are widened to `acc_dtype`.
+    group: instructions whose results are added before they are widened to `acc_dtype`, or, with
+    by_lane, whose first operands are loaded together.
     sums: what must be proven about the operands; None when every operand is exact.
     features: LLVM target features the emission needs beyond its machine's least.
     cycles: reciprocal throughput per accumulator vector and instruction; latency: cycles from acc

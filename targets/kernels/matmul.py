@@ -287,7 +287,9 @@ def split_depth(dot: Dot, plan: Plan, taps: tuple[Tap, ...], steps: int,
     if rate < BLOCKED_RATE or size * bytes_per_step <= PANEL_BYTES or not static:
         return taps, steps, False
     most = PANEL_BYTES // bytes_per_step
-    piece = max(d for d in range(1, min(most, steps) + 1) if steps % d == 0)
+    # Groups stay whole, as they are proven: each piece begins one.
+    whole = [d for d in range(1, steps + 1) if steps % d == 0 and d % dot.group == 0]
+    piece = max((d for d in (*whole, steps) if d <= most), default=0)
     if piece * LEAST_PIECES < min(most, steps):
         return taps, steps, False
     inner = (Tap(steps // piece, piece * dot.depth, piece),) if piece < steps else ()

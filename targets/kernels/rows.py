@@ -75,7 +75,7 @@ def _lifted(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True, eq=False)
 class RowTIR:
-    """`arith.RowAlgebra` over TIR, for one row of `size` elements of a float `dtype`.
+    """`arith.RowAlgebra` over TIR, for one row of `size` elements of `dtype`.
 
     A value is a Row, or one of TIR's values for the whole row.
     """

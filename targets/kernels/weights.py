@@ -129,16 +129,27 @@ def chosen(
     isa: Sequence[Dot], weight: torch.Tensor, g: Conv | Linear, codes: tuple[int, int]
 ) -> tuple[Dot, int] | None:
     """The first dot, the fastest being first, that is exact for codes in this range, and what is
-    added to them for it."""
+    added to them for it; of equally fast ones, one that takes them as they are."""
+    best: tuple[Dot, int] | None = None
     for dot in isa:
         if dot.acc_dtype != "int32" or dot.b_dtype != "int8":
             continue
         if isinstance(g, Conv) and g.depthwise and dot.depth > 2:
             continue
+        if best is not None and _speed(dot) != _speed(best[0]):
+            break
         added = moved(dot, codes)
-        if added is not None and proven(weight, dot, codes[0] + added, codes[1] + added):
+        if added is None or not proven(weight, dot, codes[0] + added, codes[1] + added):
+            continue
+        if added == 0:
             return dot, added
-    return None
+        best = best or (dot, added)
+    return best
+
+
+def _speed(dot: Dot) -> tuple[float, int]:
+    """Products an accumulator takes, and how often."""
+    return dot.cycles, dot.depth * dot.rows
 
 
 def packing_for(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:

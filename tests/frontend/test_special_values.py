@@ -50,7 +50,8 @@ def same(function, *inputs: Tensor, limit: float = 0.0):
 
 # ---------------------------------------------------------------------------------------- powers
 
-NUMBERS = (2, 3, -2, -3, 0, 1, -1, 0.5, -0.5, 65, 100, -101, 1000, 2.0**31, 1e10, INF, -INF, NAN)
+NUMBERS = (2, 3, -2, -3, 0, 1, -1, 0.5, -0.5, 65, 100, -101, 1000, 2.0**31, 1e10, INF, -INF, NAN,
+           1.5, 0.3, -1.5)  # fmt: skip
 
 
 @pytest.mark.parametrize("exponent", NUMBERS)
@@ -243,3 +244,14 @@ class Masked(nn.Module):
 def test_a_minimum_under_a_mask_of_the_largest_integer():
     j = torch.tensor([[5, 2**62, 3], [9, 9, 9]])
     assert interpret(trace(Masked().eval(), j), j).tolist() == [3, 2**63 - 1]
+
+
+def test_a_remainder_of_zero_has_the_sign_it_has_in_c():
+    x, y = torch.tensor([-4.0, 4.0, -0.0, 0.0, -6.0]), torch.tensor([2.0, -2.0, 3.0, 3.0, -3.0])
+    same(lambda x, y: 1 / torch.fmod(x, y), x, y)
+
+
+def test_attention_of_float64_is_computed_in_float32():
+    q, k, v = (torch.randn(1, 2, 4, 8, generator=torch.Generator().manual_seed(s)).double()
+               for s in range(3))  # fmt: skip
+    same(lambda q, k, v: F.scaled_dot_product_attention(q, k, v), q, k, v, limit=1e-5)

@@ -143,12 +143,6 @@ def test_a_batch_without_a_lower_bound_may_be_1(dim):
     assert str(parse(text, constants_of(graph))) == text
 
 
-def test_an_exported_program_of_a_batch_without_a_lower_bound():
-    x = torch.randn(4, 3)
-    program = torch.export.export(nn.Tanh().eval(), (x,), dynamic_shapes=({0: Dim.AUTO},))
-    torch.testing.assert_close(interpret(trace(program), x[:1]), x[:1].tanh())
-
-
 @pytest.mark.parametrize(
     ("dim", "want"),
     [
@@ -195,3 +189,45 @@ def test_a_renamed_symbol_stays_apart_from_others(agrees):
     dims = {0: Dim("nan", min=1), 1: Dim("nan_", min=1), 2: Dim("größe", min=1)}
     graph = agrees(nn.ReLU(), torch.randn(4, 3, 2), dynamic=(dims,))
     assert repr(graph.inputs[0].tensor) == "float32[nan__,nan_,s0]"
+
+
+class AsksForOne(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] > 1 else x * 3
+
+
+class Squeezes(nn.Module):
+    def forward(self, x):
+        return x.squeeze(0).sum(0)
+
+
+@pytest.mark.parametrize("dim", [Dim("n"), Dim.DYNAMIC])
+@pytest.mark.parametrize(
+    ("module", "least"), [(AsksForOne(), 2), (Squeezes(), 2), (nn.ReLU(), 1)]
+)
+def test_one_is_allowed_where_the_module_does_the_same_at_it(module, least, dim):
+    graph = trace(module.eval(), (torch.ones(3, 4),), dynamic_shapes=({0: dim},))
+    (x,) = graph.inputs
+    assert x.tensor.shape[0].min == least
+
+
+def test_trying_sizes_leaves_the_module_as_it_was():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls.add_(1)
+            return x + self.calls
+
+    module = Counts().eval()
+    trace(module, (torch.ones(3, 4),), dynamic_shapes=({0: Dim("n")},))
+    assert module.calls == 0
+
+
+def test_a_program_keeps_its_own_bounds():
+    dim = Dim("n", min=2, max=8)
+    program = torch.export.export(nn.ReLU(), (torch.ones(3, 4),), dynamic_shapes=({0: dim},))
+    (x,) = trace(program).inputs
+    assert (x.tensor.shape[0].min, x.tensor.shape[0].max) == (2, 8)

@@ -46,3 +46,15 @@ def test_borders_hold_codes_that_the_tensor_itself_does_not(case):
     data = [torch.randn(2, 3, 10, 10) for _ in range(4)]
     quant = qc.quantize(qc.trace(net, (data[0],)), data)
     assert torch.equal(qc.build(quant)(data[1]), qc.interpret(quant, data[1]))
+
+
+@pytest.mark.parametrize(("channels", "pair"), [(1528, (764, 768)), (4000, (2000, 2004))])
+def test_panels_are_cut_where_groups_of_instructions_begin(channels, pair):
+    """Weights that fit where the instruction adds them, and would not one step further."""
+    net = nn.Linear(channels, 32, bias=False).eval()
+    with torch.no_grad():
+        net.weight.zero_()
+        net.weight[:, list(pair)] = 1.0
+    x = torch.ones(1, channels)
+    quant = qc.quantize(qc.trace(net, (x,)), [x])
+    assert torch.equal(qc.build(quant)(x), qc.interpret(quant, x))

@@ -303,3 +303,14 @@ def test_pieces_lie_aligned_however_the_items_do() -> None:
     assert torch.equal(torch.cat(found), item)
     constant = const(item[1:])
     assert constant.op.value.data_ptr() % ALIGNMENT == 0
+
+
+def test_what_the_data_itself_raises_is_told_by_item() -> None:
+    def broken() -> Iterator[torch.Tensor]:
+        yield torch.ones(1, 13)
+        raise KeyError("image")
+
+    x = value(1, 13)
+    graph = named(Graph((x,), (Clamp(lo=0.0)(x),)))
+    with pytest.raises(DataError, match="calibration item 1: the data itself raised KeyError"):
+        list(pieces(broken(), graph))

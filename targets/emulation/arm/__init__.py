@@ -59,11 +59,13 @@ class Arm:
         """Why it cannot be emulated here; None when it can."""
         return missing()
 
-    def begin(self, artifact: Path) -> Callable[[Sequence[Any], bool], Result]:
+    def begin(
+        self, artifact: Path, say: Say = lambda text: None
+    ) -> Callable[[Sequence[Any], bool], Result]:
         """Calls the artifact there. Raises EmulationError with what the model raised."""
 
         def call(inputs: Sequence[Any], tap: bool) -> Result:
-            (result,) = self.run([Job(artifact, inputs, tap)])
+            (result,) = self.run([Job(artifact, inputs, tap)], say)
             if result.error is not None:
                 raise EmulationError(f"on the emulated {self.cpu}: {result.error}")
             return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux201
 UNNEEDED = ("libtvm_compiler.so", "libtvm_runtime_cuda.so")
 """Of TVM's wheel; without its compiler `import tvm` takes 7 s there, not 15."""
 QEMU = ("qemu-aarch64", "qemu-aarch64-static")
-TOOLS = ("apt-get", "dpkg-deb")
+TOOLS = ("apt-get", "dpkg", "dpkg-deb")
 SITE = "site-packages"
 
 Say = Callable[[str], None]
@@ -57,6 +58,8 @@ def missing() -> str | None:
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
     if absent:
         return f"the Arm emulation is set up with Debian's {' and '.join(absent)}, not on PATH"
+    if importlib.util.find_spec("pip") is None:
+        return "the Arm emulation is set up with pip, which this Python lacks"
     return None
 
 
