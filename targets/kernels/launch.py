@@ -58,11 +58,14 @@ class Launch:
 
     key: equal keys, equal functions, so that one of them need not be built.
     operands: nodes of the graph, or tensors that the kernel computed.
+    fault: the message of a check that the kernel cannot raise itself: then its first result is an
+    int32 [1], not 0 where the check failed.
     """
 
     key: Hashable
     build: Callable[[], Any]
     operands: Sequence[Node | torch.Tensor]
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
