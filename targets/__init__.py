@@ -15,6 +15,7 @@ from types import ModuleType
 
 from qcompiler.machine import features as host_features
 
+from .arm import ARMV8_2_DOTPROD, ARMV8_6_I8MM, ARMV8_A
 from .base import InputsError, Target, require_buildable
 from .link import LinkError
 from .lower import LowerError
@@ -25,12 +26,11 @@ __all__ = [
     "host_features", "names", "native", "require_buildable",
 ]  # fmt: skip
 
-DONE: tuple[Target, ...] = (X86_64_V3,)
+DONE: tuple[Target, ...] = (X86_64_V3, ARMV8_A, ARMV8_2_DOTPROD, ARMV8_6_I8MM)
 """Every finished target; of one architecture, the most capable last."""
 
 PLANNED = (
-    "x86-64-v4", "x86-64-avxvnni", "x86-64-avx512vnni", "armv8-a", "armv8.2-dotprod",
-    "armv8.6-i8mm", "cuda-sm80", "cuda-sm90",
+    "x86-64-v4", "x86-64-avxvnni", "x86-64-avx512vnni", "cuda-sm80", "cuda-sm90",
 )  # fmt: skip
 
 
@@ -65,8 +65,9 @@ def native(features: frozenset[str] | None = None) -> Target:
     here = host_features() if features is None else features
     fitting = [t for t in DONE if here.issuperset(t.features)]
     if not fitting:
-        lacking = sorted(set(DONE[0].features) - here)
-        raise TargetError(f"no done target runs here: {DONE[0].name} needs {', '.join(lacking)}")
+        nearest = min(DONE, key=lambda t: len(set(t.features) - here))
+        lacking = sorted(set(nearest.features) - here)
+        raise TargetError(f"no done target runs here: {nearest.name} needs {', '.join(lacking)}")
     return fitting[-1]
 
 

@@ -11,7 +11,9 @@ from qcompiler.graph import Graph, Node
 from qcompiler.op import Op
 from qcompiler.ops import (
     Add,
+    Attention,
     AvgPool2d,
+    BatchNorm,
     Const,
     Conv2d,
     Get,
@@ -31,9 +33,19 @@ from qcompiler.ops import (
 )  # fmt: skip
 from qcompiler.types import DType, Sym, TensorType, Type
 
+from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
 from .kernels.algebra import Primitives
 from .kernels.dot import Dot
 from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site
+
+# What a template takes goes to it; the plain loops of `products` get the rest.
+CPU_FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
+
+REFUSALS: Mapping[type[Op], str] = {
+    Attention: "attention is decomposed before it is lowered",
+    BatchNorm: "batch norm is folded before it is lowered",
+}
+"""What no machine has a kernel for, and why."""
 
 STRUCTURAL: tuple[type[Op], ...] = (Input, Const, Tuple, Get, Reshape)
 """Ops that need no kernel: arguments, weights, tuples and views."""

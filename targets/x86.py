@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from qcompiler.ops import Attention, BatchNorm
-
-from .base import Target
-from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
+from .base import CPU_FAMILIES, REFUSALS, Target
+from .kernels import anchors
 from .kernels.algebra import Primitives, fenced_product
-from .kernels.dot import FMA, MADDWD, MADDWD_WIDE, maddubs
+from .kernels.avx import FMA, MADDWD, MADDWD_WIDE, maddubs
 from .kernels.requantize import requantize_packed
 
 AVX2 = Primitives(product=fenced_product, bits=256, requantize=requantize_packed)
 
 # The fastest first; the sums of maddubs must be proven, all others are exact.
 AVX2_DOTS = (maddubs(4), maddubs(2), maddubs(1), MADDWD, MADDWD_WIDE, FMA)
-
-# What a template takes goes to it; the plain loops of `products` get the rest.
-FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
 
 X86_64_V3 = Target(
     name="x86-64-v3",
@@ -29,10 +24,7 @@ X86_64_V3 = Target(
     isa=AVX2_DOTS,
     primitives=AVX2,
     features=("avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"),
-    support={
-        Attention: "attention is decomposed before it is lowered",
-        BatchNorm: "batch norm is folded before it is lowered",
-    },
-    kernels=tuple(family.lower for family in FAMILIES),
+    support=REFUSALS,
+    kernels=tuple(family.lower for family in CPU_FAMILIES),
     packings=anchors.packing,
 )

@@ -1,5 +1,6 @@
 """Accumulator proofs against brute force: exact bounds, smallest scales, nothing unproven."""
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
@@ -46,6 +47,34 @@ def test_partial_sums_are_those_of_brute_force(
         assert high[channel] == max(s[1] for s in sums)
 
 
+RULES = [SumRule(2, runs=2, stride=2), SumRule(4, runs=2, stride=4), SumRule(8, runs=4, stride=4),
+         SumRule(4, runs=4, stride=2), SumRule(2, runs=2, stride=1)]  # fmt: skip
+
+
+@given(st.lists(CODE, min_size=1, max_size=19), code_range(), st.sampled_from(RULES))
+def test_products_that_lie_apart_are_added_as_the_instruction_does(
+    row: list[int], a_range: tuple[int, int], rule: SumRule
+) -> None:
+    """Product k of a block of `runs * stride` goes to sum `k % stride // neighbours`."""
+    low, high = arith.partial_sum_bounds(torch.tensor([row]), *a_range, rule)
+    sums: dict[tuple[int, int], list[int]] = {}
+    for k, code in enumerate(row):
+        block, within = divmod(k, rule.runs * rule.stride)
+        sums.setdefault((block, within % rule.stride // rule.neighbours), []).append(code)
+    bounds = [subset_sums(group, a_range) for group in sums.values()]
+    # Groups that hold nothing but padding are there, too.
+    assert low.item() == min(0, *(b[0] for b in bounds))
+    assert high.item() == max(0, *(b[1] for b in bounds))
+
+
+def test_two_products_of_signed_codes_always_fit() -> None:
+    """Why smull and smlal need no constraint: -128 * -127 twice is below 2^15."""
+    worst = torch.tensor([[127, -127] * 3, [-127] * 6])
+    rule = SumRule(2, runs=2, stride=2)
+    assert arith.fits(worst, -128, 127, rule).all()
+    assert not arith.fits(worst, -128, 127, replace(rule, products=3, runs=3)).any()
+
+
 def test_partial_sums_over_every_activation() -> None:
     """The ends of the range are the extremes: all activations of a tiny range, one by one."""
     w = torch.tensor([[3, -2, 1, 5]])
@@ -71,6 +100,10 @@ def test_fits_is_true_exactly_at_the_edge() -> None:
 def test_a_rule_that_is_none_is_refused(products: int, lo: int, hi: int) -> None:
     with pytest.raises(ArithError, match="expected products >= 1 and lo <= 0 <= hi"):
         SumRule(products, lo, hi)
+    with pytest.raises(ArithError, match="expected whole runs"):
+        SumRule(4, runs=3)
+    with pytest.raises(ArithError, match="a stride of whole runs"):
+        SumRule(4, runs=2, stride=3)
 
 
 def next_smaller(scale: torch.Tensor) -> torch.Tensor:
@@ -82,7 +115,9 @@ def next_smaller(scale: torch.Tensor) -> torch.Tensor:
         st.lists(st.floats(-100, 100, width=32), min_size=6, max_size=6), min_size=1, max_size=4
     ),
     st.sampled_from([(0, 255), (0, 127), (-128, 127)]),
-    st.sampled_from([SumRule(1), SumRule(2), SumRule(4), SumRule(8), SumRule(2, -2000, 1000)]),
+    st.sampled_from(
+        [SumRule(1), SumRule(2), SumRule(4), SumRule(8), SumRule(2, -2000, 1000), *RULES]
+    ),
     st.sampled_from([7, 127]),
 )
 @example([[1.0, 1.0, -1.0, -1.0, 1.0, 1.0], [0.0] * 6], (0, 255), MADDUBS, 127)

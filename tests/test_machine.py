@@ -19,10 +19,24 @@ flags\t\t: fpu avx2 fma
 def test_a_feature_is_one_that_every_core_has(tmp_path) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text(CPUINFO)
-    assert machine.features(path) == {"fpu", "avx2", "fma"}
-    path.write_text("Features\t: fp asimd asimddp\nCPU part\t: 0xd0c\n")
-    assert machine.features(path) == {"fp", "asimd", "asimddp"}
-    assert machine.features(tmp_path / "none") == frozenset()
+    assert machine.x86_features(path) == {"fpu", "avx2", "fma"}
+    assert machine.x86_features(tmp_path / "none") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({16: 1 << 1}, {"asimd"}),
+        ({16: 1 << 1 | 1 << 20}, {"asimd", "asimddp"}),
+        ({16: 1 << 1 | 1 << 20, 26: 1 << 13}, {"asimd", "asimddp", "i8mm"}),
+        ({26: 1 << 1 | 1 << 20}, set()),
+    ],
+)
+def test_arm_features_are_those_of_the_auxiliary_vector(monkeypatch, words, expected) -> None:
+    assert machine.arm_features(lambda word: words.get(word, 0)) == expected
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(machine, "arm_features", lambda capabilities: {"told": capabilities(16)})
+    assert set(machine.features()) == {"told"}
 
 
 def test_two_threads_of_a_core_are_one_core(tmp_path, monkeypatch) -> None:

@@ -10,7 +10,7 @@ and a padded activation is 0. So an activation range is widened to include 0 whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,30 +23,48 @@ BRACKET_MARGIN = 2.0**-20
 
 @dataclass(frozen=True)
 class SumRule:
-    """How many adjacent products along the packed reduction axis are added in [lo, hi].
+    """Which products along the packed reduction axis are added in [lo, hi], and how many.
 
-    AVX2 `vpmaddubsw`: 2, and more where further ones are added in int16 before `vpmaddwd` widens.
-    An instruction that accumulates in 32 bits has no rule: pass None instead.
+    They are `runs` runs of neighbours, each `stride` behind the one before (0: one after the
+    other). AVX2 `vpmaddubsw` adds 2 neighbours; where g of them, 4 apart, are added in int16 before
+    `vpmaddwd` widens, 2 g products in g runs. ARMv8.0 `smull` and `smlal` add one product each, 2
+    apart, before `sadalp` widens. An instruction that accumulates in 32 bits has no rule: None.
     """
 
     products: int
     lo: int = -(2**15)
     hi: int = 2**15 - 1
+    runs: int = 1
+    stride: int = 0
 
     def __post_init__(self) -> None:
         if self.products < 1 or not self.lo <= 0 <= self.hi:
             raise ArithError(f"{self}: expected products >= 1 and lo <= 0 <= hi")
+        if self.products % self.runs or self.stride % self.neighbours:
+            raise ArithError(f"{self}: expected whole runs, and a stride of whole runs")
+
+    @property
+    def neighbours(self) -> int:
+        """Products of one run."""
+        return self.products // self.runs
+
+    @property
+    def together(self) -> SumRule:
+        """The same limits for products that lie side by side."""
+        return replace(self, runs=1, stride=0)
 
 
 def partial_sum_bounds(
-    w_codes: Tensor, a_lo: int, a_hi: int, products: int
+    w_codes: Tensor, a_lo: int, a_hi: int, rule: SumRule | int
 ) -> tuple[Tensor, Tensor]:
-    """(min [C], max [C]), int64: the extreme sums of any group of `products` adjacent products.
+    """(min [C], max [C]), int64: the extreme sums of any group that a rule adds.
 
     w_codes: integer [C, K], in memory order, padding zeros included; activations in [a_lo, a_hi].
-    A last group that is short counts as padded with zeros. Exact: codes exist that reach them.
+    rule: a number means so many neighbours. A last group that is short counts as padded with
+    zeros. Exact: codes exist that reach them.
     """
-    lows, highs = _group_bounds(w_codes, a_lo, a_hi, products)
+    grouped = SumRule(rule) if isinstance(rule, int) else rule
+    lows, highs = _group_bounds(w_codes, a_lo, a_hi, grouped)
     return lows.amin(1), highs.amax(1)
 
 
@@ -54,7 +72,7 @@ def fits(w_codes: Tensor, a_lo: int, a_hi: int, rule: SumRule | None) -> Tensor:
     """bool [C], the accept test: no group of the channel can leave [rule.lo, rule.hi]."""
     if rule is None:
         return torch.ones(w_codes.shape[0], dtype=torch.bool)
-    low, high = partial_sum_bounds(w_codes, a_lo, a_hi, rule.products)
+    low, high = partial_sum_bounds(w_codes, a_lo, a_hi, rule)
     return (low >= rule.lo) & (high <= rule.hi)
 
 
@@ -69,9 +87,9 @@ def proof_scale(w: Tensor, qmax: int, a_lo: int, a_hi: int, rule: SumRule | None
     base = weight_scales(w, 0, qmax=qmax)
     if rule is None:
         return base
-    lows, highs = _group_bounds(quantize_weight(w, base, 0, qmax), a_lo, a_hi, rule.products)
+    lows, highs = _group_bounds(quantize_weight(w, base, 0, qmax), a_lo, a_hi, rule)
     channel, group = ((lows < rule.lo) | (highs > rule.hi)).nonzero(as_tuple=True)
-    failing = _groups(w.detach().to(torch.float32), rule.products)[channel, group]
+    failing = _groups(w.detach().to(torch.float32), rule)[channel, group]
     least, enough = _scale_brackets(failing, (a_lo, a_hi), rule)
     decisive = enough >= torch.zeros_like(base).scatter_reduce(0, channel, least, "amax")[channel]
     channel, failing = channel[decisive], failing[decisive]
@@ -91,7 +109,7 @@ def int32_bounds(
     may be added first or last, together or apart: every int32 addition on the way is covered.
     """
     codes = w_codes.to(torch.int64)
-    lows, highs = _group_bounds(codes, a_lo, a_hi, max(codes.shape[1], 1))
+    lows, highs = _group_bounds(codes, a_lo, a_hi, SumRule(max(codes.shape[1], 1)))
     low, high = lows[:, 0], highs[:, 0]
     for term in (-zero_point * codes.sum(1), None if bias is None else bias.to(torch.int64)):
         if term is not None:
@@ -125,17 +143,20 @@ def fits_int32(lo: Tensor | int, hi: Tensor | int) -> bool:
     return bool((low >= INT32_MIN).all()) and bool((high <= INT32_MAX).all())
 
 
-def _groups(w: Tensor, products: int) -> Tensor:
-    """[C, K] -> [C, ceil(K / products), products], padded with zeros; at least one group."""
+def _groups(w: Tensor, rule: SumRule) -> Tensor:
+    """[C, K] -> [C, groups, products], padded with zeros; at least one group."""
     channels, size = w.shape
-    count = max(-(-size // products), 1)
-    padded = torch.nn.functional.pad(w, (0, count * products - size))
-    return padded.reshape(channels, count, products)
+    step = max(rule.stride, rule.neighbours)
+    block = rule.runs * step
+    count = max(-(-size // block), 1)
+    padded = torch.nn.functional.pad(w, (0, count * block - size))
+    runs = padded.reshape(channels, count, rule.runs, step // rule.neighbours, rule.neighbours)
+    return runs.transpose(2, 3).reshape(channels, -1, rule.products)
 
 
-def _group_bounds(w_codes: Tensor, a_lo: int, a_hi: int, products: int) -> tuple[Tensor, Tensor]:
+def _group_bounds(w_codes: Tensor, a_lo: int, a_hi: int, rule: SumRule) -> tuple[Tensor, Tensor]:
     """(min, max) of each group, int64 [C, groups]; codes of either sign take opposite ends."""
-    groups = _groups(w_codes.to(torch.int64), products)
+    groups = _groups(w_codes.to(torch.int64), rule)
     positive, negative = groups.clamp(min=0).sum(-1), groups.clamp(max=0).sum(-1)
     low, high = min(a_lo, 0), max(a_hi, 0)
     return low * positive + high * negative, high * positive + low * negative
@@ -154,7 +175,7 @@ def _smallest_scales(
     while bool((high - low > 1).any()):
         middle = low + (high - low) // 2
         scale = middle.view(torch.float32)
-        good = fits(quantize_weight(groups, scale, 0, qmax), *codes, rule)
+        good = fits(quantize_weight(groups, scale, 0, qmax), *codes, rule.together)
         low, high = torch.where(good, low, middle), torch.where(good, middle, high)
     return high.view(torch.float32)
 

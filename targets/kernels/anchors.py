@@ -163,8 +163,7 @@ class Product:
         if not isinstance(anchor.op, IntConv2d | IntLinear):
             dot = next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
             return Product(g, dot, dtype, 0, 0) if dot else Miss(f"no instruction for {dtype}")
-        codes = code_range(x)
-        found = chosen(isa, weight.value, g, codes, max(-codes[0], 0))
+        found = chosen(isa, weight.value, g, code_range(x))
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
         return Product(g, found[0], dtype, found[1], anchor.op.zero_point)

@@ -174,7 +174,7 @@ class Batch:
         """`inside` channels of b [N, K]: blocks of 8 x 8 words are transposed in registers."""
         g, depth, change = self.g, self.dot.depth, self._centred(1)
         step = self.plan.lanes * depth
-        whole = g.k // (WORDS * depth) if inside == self.dot.lanes else 0
+        whole = g.k // (WORDS * depth) if inside == self.dot.lanes == WORDS else 0
         if whole:
             with T.serial(0, whole) as s:
                 here = at + channel * g.k + s * (WORDS * depth)

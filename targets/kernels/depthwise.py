@@ -46,7 +46,6 @@ VECTORS = 2
 MAX_COLUMNS = 7
 # Registers that a tile needs beside its accumulators: one of weights and one product.
 OPERAND_REGISTERS = 2
-REGISTERS = 16
 
 
 def packed_shape(g: Conv, dot: Dot) -> tuple[int, ...]:
@@ -123,7 +122,7 @@ class Column:
     @property
     def columns(self) -> int:
         """Output columns of a tile: what fits the registers and repeats least."""
-        room = (REGISTERS - OPERAND_REGISTERS) // (self.width // self.dot.lanes)
+        room = (self.dot.registers - OPERAND_REGISTERS) // (self.width // self.dot.lanes)
         most = min(room, MAX_COLUMNS, self.g.out_width)
         return min(range(1, most + 1), key=lambda n: (-(-self.g.out_width // n), n))
 

@@ -101,7 +101,7 @@ class Product:
             with tile_rows(count, tile.rows) as (_, m):
                 self.tile(tile, source, panel, first, width, rows(tile.rows, m))
             return
-        size = tile.rows * tile.vectors * self.dot.lanes
+        size = tile.lines(self.dot) * tile.vectors * self.dot.size
         sums = scratch(-(-count // tile.rows) * size, self.dot.acc_dtype)
         with T.serial(0, -(-count // tile.rows)) as t:
             accs = self._accumulators(tile)
@@ -116,23 +116,23 @@ class Product:
             self._reduce(accs, source, [r.source + at for r in places], weights)
             with T.If(last):
                 with T.Then():
-                    for row, line in zip(places, accs, strict=True):
-                        self._finish(row, line, first, width)
+                    self._finish(places, accs, first, width)
                 with T.Else():
                     self._move(accs, sums, t * size, load=False)
 
     def _accumulators(self, tile: Tile) -> list[list[Buffer]]:
-        lanes, dtype = self.dot.lanes, self.dot.acc_dtype
-        return [[local(lanes, dtype) for _ in range(tile.vectors)] for _ in range(tile.rows)]
+        size, dtype = self.dot.size, self.dot.acc_dtype
+        lines = range(tile.lines(self.dot))
+        return [[local(size, dtype) for _ in range(tile.vectors)] for _ in lines]
 
     def _move(self, accs: Sequence[Sequence[Buffer]], sums: Buffer, at: Expr, load: bool) -> None:
         """All accumulators of a tile from memory, or to it."""
-        lanes = self.dot.lanes
+        size = self.dot.size
         for k, acc in enumerate(a for line in accs for a in line):
-            target, to, origin, place = (acc, 0, sums, at + k * lanes)
+            target, to, origin, place = (acc, 0, sums, at + k * size)
             if not load:
-                target, to, origin, place = (sums, at + k * lanes, acc, 0)
-            store(target, to, vector(origin, place, lanes), lanes)
+                target, to, origin, place = (sums, at + k * size, acc, 0)
+            store(target, to, vector(origin, place, size), size)
 
     def _enter(self, stack: ExitStack, taps: Sequence[Tap],
                panel: Expr) -> tuple[Expr, Expr, Expr]:  # fmt: skip
@@ -160,18 +160,19 @@ class Product:
             for j in unrolled:
                 here = [r.source + (at + j * last.source) for r in rows]
                 self._reduce(accs, source, here, weights + j * last.weights)
-        for row, line in zip(rows, accs, strict=True):
-            self._finish(row, line, first, width)
+        self._finish(rows, accs, first, width)
 
     def _start(self, line: Sequence[Buffer], first: Expr, width: int) -> None:
-        lanes, dtype = self.dot.lanes, self.dot.acc_dtype
+        dot, lanes = self.dot, self.dot.lanes
         for v, acc in enumerate(line):
             inside = min(width - v * lanes, lanes)
             if self.init is None or inside < lanes:
-                store(acc, 0, T.broadcast(T.Cast(dtype, 0), lanes), lanes)
+                store(acc, 0, T.broadcast(T.Cast(dot.acc_dtype, 0), dot.size), dot.size)
             if self.init is not None:
                 for start, n in pieces(inside, lanes):
-                    store(acc, start, vector(self.init, first + v * lanes + start, n), n)
+                    value = vector(self.init, first + v * lanes + start, n)
+                    for r in range(dot.rows):
+                        store(acc, r * lanes + start, value, n)
 
     def _reduce(self, accs: Sequence[Sequence[Buffer]], source: Buffer, rows: Sequence[Expr],
                 weights: Expr) -> None:  # fmt: skip
@@ -187,31 +188,45 @@ class Product:
               weights: Expr, k: Expr, count: int) -> None:  # fmt: skip
         dot, size = self.dot, self.dot.lanes * self.dot.depth
         panel = self.plan.lanes * dot.depth
-        for row, line in zip(rows, accs, strict=True):
-            a = [dot.broadcast(source, row + (k + g) * dot.depth) for g in range(count)]
+        for taken, line in zip(_taken(rows, dot.rows), accs, strict=True):
+            a = dot.operands(source, [row + k * dot.depth for row in taken], count)
             for v, acc in enumerate(line):
                 b = [
                     vector(self.weights, (weights + k + g) * panel + v * size, size)
                     for g in range(count)
                 ]
-                total = dot.emit(vector(acc, 0, dot.lanes), list(zip(a, b, strict=True)))
-                store(acc, 0, total, dot.lanes)
+                total = dot.emit(vector(acc, 0, dot.size), list(zip(a, b, strict=True)))
+                store(acc, 0, total, dot.size)
 
-    def _finish(self, row: Row, line: Sequence[Buffer], first: Expr, width: int) -> None:
-        lanes = self.dot.lanes
-        for start, n in pieces(width, EPILOGUE_VECTORS * lanes):
-            used = line[start // lanes : -(-(start + n) // lanes)]
-            value = _lanes([vector(acc, 0, lanes) for acc in used], start % lanes, n, lanes)
-            at = Point(row.pixel, row.lead, first + start)
-            result = self.epilogue(value, at, n, self.views)
-            store(self.out, row.pixel * self.channels + first + start, result, n)
+    def _finish(self, rows: Sequence[Row], accs: Sequence[Sequence[Buffer]], first: Expr,
+                width: int) -> None:  # fmt: skip
+        lanes, size = self.dot.lanes, self.dot.size
+        for i, row in enumerate(rows):
+            line, skip = accs[i // self.dot.rows], i % self.dot.rows * lanes
+            for start, n in pieces(width, EPILOGUE_VECTORS * size):
+                used = line[start // lanes : -(-(start + n) // lanes)]
+                where = [
+                    (start % lanes + j) // lanes * size + skip + (start + j) % lanes
+                    for j in range(n)
+                ]
+                value = _picked([vector(acc, 0, size) for acc in used], where)
+                at = Point(row.pixel, row.lead, first + start)
+                result = self.epilogue(value, at, n, self.views)
+                store(self.out, row.pixel * self.channels + first + start, result, n)
 
 
-def _lanes(vectors: Sequence[Expr], start: int, count: int, width: int) -> Expr:
-    """`count` lanes from `start` on of vectors laid end to end."""
-    if len(vectors) == 1 and count == width:
+def _taken(rows: Sequence[Expr], count: int) -> Iterator[list[Expr]]:
+    """The rows that each instruction takes; where they run out, the last one again."""
+    for i in range(0, len(rows), count):
+        here = list(rows[i : i + count])
+        yield here + here[-1:] * (count - len(here))
+
+
+def _picked(vectors: Sequence[Expr], where: list[int]) -> Expr:
+    """The elements at these places of vectors laid end to end."""
+    if len(vectors) == 1 and where == list(range(int(vectors[0].ty.dtype.lanes))):
         return vectors[0]
-    return T.Shuffle(list(vectors), list(range(start, start + count)))
+    return T.Shuffle(list(vectors), where)
 
 
 @contextmanager
@@ -267,7 +282,7 @@ def split_depth(dot: Dot, plan: Plan, taps: tuple[Tap, ...], steps: int,
     tile = plan.main or plan.tail
     assert tile is not None
     bytes_per_step = plan.lanes * dot.depth * dot.weight_width
-    rate = bytes_per_step / (tile.rows * tile.vectors * dot.cycles)
+    rate = bytes_per_step / (tile.lines(dot) * tile.vectors * dot.cycles)
     static = plan.blocks > 0
     if rate < BLOCKED_RATE or size * bytes_per_step <= PANEL_BYTES or not static:
         return taps, steps, False

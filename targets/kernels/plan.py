@@ -21,7 +21,7 @@ LOOP_CYCLES = 0.3
 LOADS_PER_CYCLE = 2.0
 # Narrower panels are preferred up to this ratio of estimated cycles: they fit more channel counts.
 PANEL_TOLERANCE = 1.01
-MAX_VECTORS = 4
+MAX_LANES = 32
 MAX_ROWS = 8
 # Bytes of the input one task should stay within: a quarter of a 1 MiB second-level cache.
 TASK_BYTES = 256 << 10
@@ -46,6 +46,10 @@ class Tile:
 
     rows: int
     vectors: int
+
+    def lines(self, dot: Dot) -> int:
+        """Accumulators along the pixels."""
+        return -(-self.rows // dot.rows)
 
 
 class Stage(Enum):
@@ -111,14 +115,14 @@ class Work:
 
 def tile_cycles(work: Work, tile: Tile, dot: Dot) -> float:
     """Estimated cycles of one tile."""
-    count = tile.rows * tile.vectors
+    count = tile.lines(dot) * tile.vectors
     step = max(count * dot.cycles, (tile.rows + tile.vectors) / LOADS_PER_CYCLE, dot.latency)
     overhead = TILE_CYCLES + ROW_CYCLES * tile.rows
     return work.steps * (step + LOOP_CYCLES) + count * EPILOGUE_CYCLES + overhead
 
 
 def _tiles(vectors: int, work: Work, dot: Dot) -> Iterator[Tile]:
-    most = max(min(dot.accumulators // vectors, MAX_ROWS, work.known_rows), 1)
+    most = max(min(dot.accumulators // vectors * dot.rows, MAX_ROWS, work.known_rows), 1)
     for rows in range(1, most + 1):
         yield Tile(rows, vectors)
 
@@ -161,7 +165,7 @@ def _panels(vectors: int, work: Work, dot: Dot) -> tuple[float, Panels]:
 
 def panel_plan(work: Work, dot: Dot) -> Panels:
     """The cheapest way to cut the channels."""
-    most = min(MAX_VECTORS, -(-work.channels // dot.lanes))
+    most = min(MAX_LANES // dot.lanes, dot.accumulators, -(-work.channels // dot.lanes))
     costs = [_panels(vectors, work, dot) for vectors in range(1, most + 1)]
     least = min(cost for cost, _ in costs)
     return next(p for cost, p in costs if cost <= least * PANEL_TOLERANCE)

@@ -10,6 +10,7 @@ from qcompiler import arith
 from qcompiler.graph import Node
 from qcompiler.op import Movement
 from qcompiler.ops import Const, DynamicQuantize, Get, Input, Packing, Unpack, steps_of
+from qcompiler.types import DType
 
 from .dot import Dot
 from .geometry import Conv, Linear
@@ -64,11 +65,11 @@ def code_range(node: Node) -> tuple[int, int]:
     return (quant.qmin, quant.qmax) if quant is not None else limits
 
 
-def proven(weight: torch.Tensor, g: Conv | Linear, dot: Dot, low: int, high: int) -> bool:
+def proven(weight: torch.Tensor, dot: Dot, low: int, high: int) -> bool:
     """Whether no 16-bit sum of the dot can overflow, for codes in [low, high] as it takes them."""
     if dot.sums is None:
         return True
-    codes = summed_together(weight, g, dot)
+    codes = by_tap(weight)
     # Where sums do not fit, a few rows tell: most instructions are refused at once.
     return all(
         bool(arith.fits(part, low, high, dot.sums).all())
@@ -77,39 +78,32 @@ def proven(weight: torch.Tensor, g: Conv | Linear, dot: Dot, low: int, high: int
     )
 
 
-def summed_together(weight: torch.Tensor, g: Conv | Linear, dot: Dot) -> torch.Tensor:
-    """The weights as [rows, groups of `dot.sums.products` that are added in 16 bits].
-
-    One instruction adds pairs of neighbouring channels of a tap; `dot.group` instructions that
-    follow each other add theirs to the same sums: pair p of `depth / 2` in each of them.
-    """
-    import torch
-
-    assert dot.sums is not None
-    pairs = dot.sums.products // dot.group
+def by_tap(weight: torch.Tensor) -> torch.Tensor:
+    """The weights as [channels x taps, input channels]: sums in 16 bits stay within a tap."""
     flat = weight.reshape(weight.shape[0], weight.shape[1], -1).transpose(1, 2)
-    rows = flat.reshape(-1, flat.shape[-1])
-    step = dot.depth * dot.group
-    rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % step))
-    split = rows.reshape(rows.shape[0], -1, dot.group, dot.depth // pairs, pairs)
-    return split.transpose(2, 3).reshape(rows.shape[0], -1)
+    return flat.reshape(-1, flat.shape[-1])
+
+
+def moved(dot: Dot, codes: tuple[int, int]) -> int | None:
+    """The least that is added to codes so that the dot takes them; None: they are too many."""
+    low, high = DType(dot.a_dtype).limits
+    if codes[1] - codes[0] > high - low:
+        return None
+    return max(low - codes[0], 0) or min(high - codes[1], 0)
 
 
 def chosen(
-    isa: Sequence[Dot], weight: torch.Tensor, g: Conv | Linear, codes: tuple[int, int], shift: int
+    isa: Sequence[Dot], weight: torch.Tensor, g: Conv | Linear, codes: tuple[int, int]
 ) -> tuple[Dot, int] | None:
-    """The first dot that is exact for these codes, and what is added to them for it.
-
-    isa: the fastest first. shift: what makes signed codes unsigned.
-    """
-    low, high = codes
+    """The first dot, the fastest being first, that is exact for codes in this range, and what is
+    added to them for it."""
     for dot in isa:
         if dot.acc_dtype != "int32" or dot.b_dtype != "int8":
             continue
         if isinstance(g, Conv) and g.depthwise and dot.depth > 2:
             continue
-        added = shift if dot.a_dtype == "uint8" else 0
-        if proven(weight, g, dot, low + added, high + added):
+        added = moved(dot, codes)
+        if added is not None and proven(weight, dot, codes[0] + added, codes[1] + added):
             return dot, added
     return None
 

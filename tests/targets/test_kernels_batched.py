@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from kernel_cases import assembly, bound, run
 
+from qcompiler.targets.kernels.avx import FMA, MADDWD_WIDE
 from qcompiler.targets.kernels.batched import batch_matmul
 from qcompiler.targets.kernels.build import Operand
-from qcompiler.targets.kernels.dot import FMA, MADDWD_WIDE
 from qcompiler.targets.kernels.geometry import Matmul
 from qcompiler.targets.kernels.plan import plan_matmul
 

@@ -14,9 +14,9 @@ from kernel_cases import (
     weight_shape,
 )
 
+from qcompiler.targets.kernels.avx import AVXVNNI, FMA, MADDWD, maddubs
 from qcompiler.targets.kernels.build import Operand
 from qcompiler.targets.kernels.depthwise_direct import direct_depthwise_conv2d
-from qcompiler.targets.kernels.dot import AVXVNNI, FMA, MADDWD, maddubs
 from qcompiler.targets.kernels.geometry import Conv
 from qcompiler.targets.kernels.plan import channelwise
 

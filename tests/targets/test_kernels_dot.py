@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernel_cases import assembly, bound, codes, integer_product, packed, product, run, weight_shape
 
-from qcompiler.targets.kernels.dot import AVX512VNNI, AVXVNNI, FMA, MADDWD, maddubs
+from qcompiler.targets.kernels.avx import AVX512VNNI, AVXVNNI, FMA, MADDWD, maddubs
 from qcompiler.targets.kernels.geometry import Conv, Linear
 
 GEOMETRIES = [

@@ -15,8 +15,9 @@ from kernel_cases import (
     weight_shape,
 )
 
+from qcompiler.targets.kernels.avx import FMA, MADDWD, maddubs
 from qcompiler.targets.kernels.build import Operand
-from qcompiler.targets.kernels.dot import FMA, MADDWD, Dot, maddubs
+from qcompiler.targets.kernels.dot import Dot
 from qcompiler.targets.kernels.geometry import Conv, Linear
 from qcompiler.targets.kernels.matmul import Tap, split_depth
 from qcompiler.targets.kernels.plan import Stage, plan_conv, plan_linear

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.targets.kernels.dot import FMA, MADDWD, maddubs
+from qcompiler.targets.kernels.avx import FMA, MADDWD, maddubs
 from qcompiler.targets.kernels.geometry import Conv, Linear, Matmul, as_linear, split_lead
 from qcompiler.targets.kernels.plan import (
     TASK_BYTES,

@@ -6,8 +6,8 @@ import torch
 from kernel_cases import Codes, assembly, integer_product, product
 
 from qcompiler import arith
+from qcompiler.targets.kernels.avx import MADDWD
 from qcompiler.targets.kernels.build import Operand
-from qcompiler.targets.kernels.dot import MADDWD
 from qcompiler.targets.kernels.geometry import Linear
 from qcompiler.targets.kernels.requantize import MULTIPLIER_MAX, requantize_packed, saturates
 

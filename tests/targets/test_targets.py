@@ -19,7 +19,8 @@ TRIPLE = "x86_64-linux-gnu"
 
 
 def test_names() -> None:
-    assert targets.names() == ("native", "x86-64-v3") == qc.targets()
+    arm = ("armv8-a", "armv8.2-dotprod", "armv8.6-i8mm")
+    assert targets.names() == ("native", "x86-64-v3", *arm) == qc.targets()
 
 
 @pytest.mark.parametrize("name", targets.PLANNED)
@@ -37,8 +38,11 @@ def test_native_is_chosen_by_what_the_cpu_says() -> None:
     assert targets.native(V3 | {"sse2", "avx512f", "avx512_vnni"}).name == "x86-64-v3"
     with pytest.raises(TargetError, match="x86-64-v3 needs fma"):
         targets.native(V3 - {"fma"})
-    with pytest.raises(TargetError, match="no done target runs here"):
-        targets.native(frozenset({"asimd", "asimddp"}))
+    assert targets.native(frozenset({"asimd"})).name == "armv8-a"
+    assert targets.native(frozenset({"asimd", "asimddp", "sve"})).name == "armv8.2-dotprod"
+    assert targets.native(frozenset({"asimd", "asimddp", "i8mm"})).name == "armv8.6-i8mm"
+    with pytest.raises(TargetError, match="no done target runs here: armv8-a needs asimd"):
+        targets.native(frozenset({"vfpv4"}))
 
 
 def small() -> tuple:
