@@ -36,7 +36,7 @@ from qcompiler.types import DType, Sym, TensorType, Type
 from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
 from .kernels.algebra import Primitives
 from .kernels.dot import Dot
-from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site
+from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site, Templates
 
 # What a template takes goes to it; the plain loops of `products` get the rest.
 CPU_FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
@@ -64,7 +64,8 @@ class Target:
     tvm: the target as TVM wants it. isa: its dot instructions, the fastest first. primitives: how
     scalar arithmetic is written so that it stays exact. features: CPU flags the code needs, by
     their names in /proc/cpuinfo. support: why ops have no kernel here. kernels: the first that
-    takes a node wins. packings: how a node's weights are laid out.
+    takes a node wins. packings: how a node's weights are laid out. templates: how products are
+    computed.
     """
 
     name: str
@@ -75,6 +76,18 @@ class Target:
     support: Mapping[type[Op], str]
     kernels: tuple[Kernel, ...]
     packings: Callable[[Node, Machine], Packing | None]
+    templates: Templates = anchors.CPU
+
+    @property
+    def device(self) -> str:
+        """What runs the kernels, by TVM's name: `cpu`, or the kind of a GPU."""
+        kind = str(self.tvm["kind"])
+        return "cpu" if kind == "llvm" else kind
+
+    @property
+    def triple(self) -> str:
+        """The machine that the library itself runs on, as LLVM names it."""
+        return str(self.tvm.get("host", self.tvm)["mtriple"])
 
     def answer(self, node: Node) -> Launch | Miss:
         """The kernel for a node, or why there is none."""

@@ -16,7 +16,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .grid import Grid, array
+from .grid import Grid, array, current
 
 # TIR expressions and numpy scalars; TVM gives the former no useful static type.
 Value = Any
@@ -90,7 +90,7 @@ def literal(v: Value) -> Value:
         # reinterpret(0) means a null pointer to TVM.
         return tirx.abs(literal(-v))
     bits = v.view(f"int{8 * v.dtype.itemsize}")
-    return T.reinterpret(tirx.const(int(bits), bits.dtype.name), dtype=dtype)
+    return _as(tirx.const(int(bits), bits.dtype.name), dtype)
 
 
 def _hidden(v: Value) -> Value:
@@ -265,8 +265,17 @@ def wide(dtype: str, lanes: int) -> str:
     return f"{dtype}x{lanes}" if lanes > 1 else dtype
 
 
+# What the bits of an expression are called in CUDA C, where TVM would take its address.
+_CUDA_VIEWS = {
+    ("int32", "float32"): "__int_as_float", ("float32", "int32"): "__float_as_int",
+    ("int64", "float64"): "__longlong_as_double", ("float64", "int64"): "__double_as_longlong",
+}  # fmt: skip
+
+
 def _as(v: Value, dtype: str) -> Value:
     """The same bits under another type of the same width."""
+    if current() is not None:
+        return T.call_pure_extern(dtype, _CUDA_VIEWS[dtype_of(v), dtype], v)
     return T.reinterpret(v, dtype=wide(dtype, lanes_of(v)))
 
 

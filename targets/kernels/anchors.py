@@ -26,13 +26,12 @@ from . import geometry
 from .algebra import TIR, Primitives, Value, bind
 from .batched import batch_matmul
 from .build import Expr, Operand, Point, View
-from .depthwise import depthwise_conv2d
 from .dot import Dot
 from .formula import evaluate, supported, uses
-from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, Templates, dims, operand
 from .matmul import conv2d, linear
 from .requantize import saturates
-from .weights import Weight, channelwise, chosen, code_range, packing_for
+from .weights import Weight, chosen, code_range, packing_for
 
 if TYPE_CHECKING:
     import torch
@@ -127,10 +126,10 @@ def lower(site: Site, machine: Machine) -> Answer:
         return Miss(problem)
     weight = Weight.of(anchor.inputs[1])
     if isinstance(anchor.op, Matmul | IntMatmul):
-        return _matmul(anchor, epilogue, machine.isa)
+        return _matmul(anchor, epilogue, machine)
     if weight is None:
         return Miss("the weight must be a constant")
-    return _weighted(anchor, weight, epilogue, machine.isa)
+    return _weighted(anchor, weight, epilogue, machine)
 
 
 def packing(node: Node, machine: Machine) -> Packing | None:
@@ -138,7 +137,7 @@ def packing(node: Node, machine: Machine) -> Packing | None:
     for anchor in Site.of(node).body:
         if isinstance(anchor.op, WEIGHTED):
             weight = Weight.of(anchor.inputs[1])
-            made = None if weight is None else Product.of(anchor, weight, machine.isa)
+            made = None if weight is None else Product.of(anchor, weight, machine)
             return made.packing if isinstance(made, Product) else None
     return None
 
@@ -152,25 +151,29 @@ class Product:
     in_dtype: str
     shift: int
     zero_point: int
+    templates: Templates
 
     @staticmethod
-    def of(anchor: Node, weight: Weight, isa: Sequence[Dot]) -> Product | Miss:
-        g = _geometry(anchor)
+    def of(anchor: Node, weight: Weight, machine: Machine) -> Product | Miss:
+        g, templates = _geometry(anchor), machine.templates
         if isinstance(g, Miss):
             return g
+        isa = [dot for dot in machine.isa if templates.takes(g, dot)]
         x = anchor.inputs[0]
         dtype = x.tensor.dtype.value
         if not isinstance(anchor.op, IntConv2d | IntLinear):
             dot = next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
-            return Product(g, dot, dtype, 0, 0) if dot else Miss(f"no instruction for {dtype}")
-        found = chosen(isa, weight.value, g, code_range(x))
+            if dot is None:
+                return Miss(f"no instruction for {dtype}")
+            return Product(g, dot, dtype, 0, 0, templates)
+        found = chosen(isa, weight.value, code_range(x))
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
-        return Product(g, found[0], dtype, found[1], anchor.op.zero_point)
+        return Product(g, found[0], dtype, found[1], anchor.op.zero_point, templates)
 
     @property
     def packing(self) -> Packing:
-        return packing_for(self.g, self.dot, self.in_dtype)
+        return self.templates.packing(self.g, self.dot, self.in_dtype)
 
     def start(self, anchor: Node, weight: Weight) -> Node | torch.Tensor | None:
         """Where the accumulators start: `b - (zp + shift) * sum(w)`, or b itself."""
@@ -189,22 +192,32 @@ class Product:
         return total.to(torch.int32)
 
     def function(self, out_dtype: str, epilogue: Epilogue, init: bool) -> Any:
-        common: dict[str, Any] = {
-            "in_dtype": self.in_dtype, "out_dtype": out_dtype, "epilogue": epilogue,
-            "operands": epilogue.operands, "init": init, "shift": self.shift,
-        }  # fmt: skip
-        if isinstance(self.g, geometry.Linear):
-            return linear(self.g, self.dot, **common)
-        template = depthwise_conv2d if channelwise(self.g, self.dot) else conv2d
-        return template(self.g, self.dot, pad=self.zero_point, **common)
+        return self.templates.weighted(
+            self.g, self.dot, in_dtype=self.in_dtype, out_dtype=out_dtype, epilogue=epilogue,
+            operands=epilogue.operands, init=init, pad=self.zero_point, shift=self.shift,
+        )  # fmt: skip
+
+
+def _cpu_weighted(g: geometry.Conv | geometry.Linear, dot: Dot, *, pad: int, **options: Any) -> Any:
+    if isinstance(g, geometry.Linear):
+        return linear(g, dot, **options)
+    return conv2d(g, dot, pad=pad, **options)
+
+
+def _cpu_takes(g: geometry.Conv | geometry.Linear, dot: Dot) -> bool:
+    """Depthwise: a dot of neighbouring taps, of which a kernel has few."""
+    return not (isinstance(g, geometry.Conv) and g.depthwise and dot.depth > 2)
+
+
+CPU = Templates(_cpu_takes, packing_for, _cpu_weighted, batch_matmul)
 
 
 class _Unfit(Exception):
     """Why a product cannot be lowered."""
 
 
-def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
-    product = Product.of(anchor, weight, isa)
+def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, machine: Machine) -> Answer:
+    product = Product.of(anchor, weight, machine)
     if isinstance(product, Miss):
         return product
     try:
@@ -239,8 +252,11 @@ def _geometry(anchor: Node) -> geometry.Conv | geometry.Linear | Miss:
     )
 
 
-def _matmul(anchor: Node, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
+def _matmul(anchor: Node, epilogue: Epilogue, machine: Machine) -> Answer:
     """Both operands are activations."""
+    template = machine.templates.matmul
+    if template is None:
+        return None
     a, b = anchor.inputs
     left, right = dims(a.tensor.shape), dims(b.tensor.shape)
     if left[:-2] != right[:-2]:
@@ -250,14 +266,14 @@ def _matmul(anchor: Node, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
         return Miss("only the first batch dimension of a matmul may be symbolic")
     m, k, n = (int(d) for d in sizes)
     g = geometry.Matmul(left[:-2], m, k, n)
-    dot = _pair_dot(anchor, isa)
+    dot = _pair_dot(anchor, machine.isa)
     if dot is None:
         return Miss(f"no instruction multiplies {a.tensor.dtype.value} by {b.tensor.dtype.value}")
     out = epilogue.site.body[-1].tensor.dtype.value
     zeros = (anchor.op.za, anchor.op.zb) if isinstance(anchor.op, IntMatmul) else (0, 0)
 
     def build() -> Any:
-        return batch_matmul(
+        return template(
             g, dot, a_dtype=a.tensor.dtype.value, b_dtype=b.tensor.dtype.value, out_dtype=out,
             za=zeros[0], zb=zeros[1], epilogue=epilogue, operands=epilogue.operands,
         )  # fmt: skip

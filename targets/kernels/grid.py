@@ -70,7 +70,7 @@ def threads(extent: Expr, grid: Grid) -> Iterator[Expr]:
         if isinstance(extent, int) and extent % size == 0:
             yield index
             return
-        with chosen(index < extent):
+        with guarded(index < extent):
             yield index
 
 
@@ -101,7 +101,7 @@ def exchanged(value: Expr, distance: int, size: int) -> Expr:
 
 
 @contextmanager
-def chosen(condition: Expr) -> Iterator[None]:
+def guarded(condition: Expr) -> Iterator[None]:
     """What is written inside is for the threads where the condition holds."""
     with T.If(condition), T.Then():
         yield

@@ -26,7 +26,7 @@ from qcompiler.types import TensorType
 from .algebra import TIR, Primitives, Value, bind, literal, number, widened
 from .build import Buffer, Expr, Symbols, function, local, scratch, tasks, unravel, vector
 from .formula import evaluate, scalar, supported, uses
-from .grid import chosen, exchanged, teams
+from .grid import exchanged, guarded, teams
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import SERIAL_WORK, Axis, broadcast_steps, collapsed, read, write
 
@@ -248,7 +248,7 @@ class TeamTIR(RowTIR):
         return value
 
     def once(self) -> AbstractContextManager[Any]:
-        return chosen(self.lane == 0)
+        return guarded(self.lane == 0)
 
     def sweep(self, body: Callable[[Piece, int], None]) -> None:
         seen: set[Row] = set()
@@ -266,7 +266,7 @@ class TeamTIR(RowTIR):
             with T.unroll(0, whole) if whole <= UNROLLED_PIECES else T.serial(0, whole) as k:
                 run(k)
         if rest:
-            with chosen(self.lane < rest):
+            with guarded(self.lane < rest):
                 run(whole)
         for row in seen:
             self.unstored.pop(row, None)
