@@ -7,6 +7,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from qcompiler.config import from_env
+
 FLAGS = ("-O3", "-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
 """Arithmetic as the law has it: nothing contracted, denormals kept, IEEE division and root."""
 
@@ -16,7 +18,8 @@ class NvccError(RuntimeError):
 
 
 def found() -> bool:
-    return shutil.which("nvcc") is not None
+    """Whether there is one: $QC_NVCC, or nvcc on PATH."""
+    return shutil.which(from_env().nvcc) is not None
 
 
 def fatbin(source: str, arch: str, *flags: str) -> bytes:
@@ -30,11 +33,11 @@ def fatbin(source: str, arch: str, *flags: str) -> bytes:
 
 def compile_to(output: Path, text: Path, *flags: str) -> str:
     """Runs nvcc; what it says (with `-Xptxas -v`: registers and spills). Raises NvccError."""
-    command = ["nvcc", *FLAGS, *flags, "-o", str(output), str(text)]
+    command = [from_env().nvcc, *FLAGS, *flags, "-o", str(output), str(text)]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise NvccError("nvcc was not found; install the CUDA toolkit") from None
+    except OSError as e:
+        raise NvccError(f"{command[0]} cannot be run: {e.strerror}; set QC_NVCC") from None
     if done.returncode:
         raise NvccError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
     return done.stdout + done.stderr

@@ -81,7 +81,7 @@ class CompiledModel:
         """
         engine, _ = self._ready()
         outputs, after = engine.run(inputs, self._initial(), _to_torch, self.threads, tap)
-        return [*outputs, *(_to_torch(s, shared=True) for s in after)]
+        return [*outputs, *(_to_torch(engine.host(s), shared=True) for s in after)]
 
     def _run(self, inputs: Sequence[Any]) -> list[Any]:
         values = [np.asarray(v) if isinstance(v, np.generic) else v for v in inputs]
