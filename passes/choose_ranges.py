@@ -101,6 +101,7 @@ def weight_notes(graph: Graph, activations: Mapping[Node, Note], ctx: Context) -
     for weight, users in _weights(graph).items():
         scheme = weight.note.scheme
         assert scheme is not None
+        require_finite(users)
         layers = [Layer.of(u, _scheme(u.inputs[0], activations)) for u in users]
         try:
             params = weight_params(layers, scheme, ctx.target)
@@ -110,6 +111,18 @@ def weight_notes(graph: Graph, activations: Mapping[Node, Note], ctx: Context) -
         else:
             notes[weight] = replace(weight.note, scheme=replace(scheme, params=params))
     return notes
+
+
+def require_finite(layers: list[Node]) -> None:
+    """Raises RangeError naming the layer whose weight or bias holds NaN or inf."""
+    for node in layers:
+        for operand in node.inputs[1:]:
+            if isinstance(operand.op, Const) and not bool(operand.op.value.isfinite().all()):
+                origin = f" ({node.note.origin})" if node.note.origin else ""
+                raise RangeError(
+                    f"%{node.name} = {node.op.kind}{origin}: expected finite weights, got NaN or "
+                    f"inf in %{operand.name}; repair the model's parameters"
+                )
 
 
 def _weights(graph: Graph) -> dict[Node, list[Node]]:

@@ -172,8 +172,10 @@ def pool_into_sums(node: Node, sweep: Sweep) -> Result:
             x = codes_of(inner)
             if x is None:
                 return Miss("its operand is not codes")
+            height, width = inner.tensor.shape[-2:]
+            if not isinstance(height, int) or not isinstance(width, int):
+                return Miss("the size of its images is symbolic")
             sums = IntSumPool2d(pool.window, quant(x).zero_point, pool.channels_last)(x)
-            height, width = inner.tensor.ints[-2:]
             counts = pool.counts(height, width).double()
             m = arith.multiplier(1.0, quant(x).scale[0] / counts.reshape(-1), out.scale[0])
             one = bool((counts == counts.reshape(-1)[0]).all())

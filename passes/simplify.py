@@ -56,7 +56,10 @@ def divide_into_multiply(node: Node, sweep: Sweep) -> Result:
         case Node(Div(), (x, Node(Const() as a))) if a.value.is_floating_point():
             if bool((a.value == 0).any()):
                 return Miss("the divisor holds a zero")
-            return Mul()(x, const(1 / a.value))
+            inverse = 1 / a.value
+            if not bool((inverse.isfinite() & (inverse != 0)).all()):
+                return Miss("an inverse of the divisor overflows")
+            return Mul()(x, const(inverse))
     return None
 
 

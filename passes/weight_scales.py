@@ -74,6 +74,11 @@ def weight_params(layers: Sequence[Layer], scheme: Scheme, target: Target | None
 
     scales = [_scales(layer, scheme, target) for layer in layers]
     largest = torch.stack(scales).amax(0)
+    magnitude = max(float(layer.weight.abs().max()) for layer in layers)
+    if 0 < magnitude < scheme.qmax * arith.SCALE_MIN:
+        raise arith.ArithError(
+            f"its weights reach {magnitude:.3g} at most, too little for a scale of 2^-60 or more"
+        )
     for layer in layers:
         _prove(layer, largest, scheme, target)
     return QParams(tuple(largest.tolist()), 0, scheme.qmin, scheme.qmax, scheme.axis)

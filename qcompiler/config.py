@@ -56,6 +56,12 @@ def _folder(name: str) -> Path | None:
     return Path(text) if text else None
 
 
+def cache_folder() -> Path:
+    """Where compiled things that can be made again are kept: $XDG_CACHE_HOME or ~/.cache."""
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(chosen) if chosen else Path.home() / ".cache") / "qcompiler"
+
+
 def default_variable(name: str, value: str) -> None:
     """An environment variable for a library, unless the user has set it."""
     os.environ.setdefault(name, value)

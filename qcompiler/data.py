@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from qcompiler.errors import InputError
 from qcompiler.graph import Graph, Node
 from qcompiler.interpret import bind_symbols, check_input
+from qcompiler.ops import settled
+from qcompiler.stats import UNBOUNDED
 from qcompiler.types import Dim, Sym, TensorType, bind
 
 if TYPE_CHECKING:
@@ -114,6 +116,12 @@ def _checked(value: Any, node: Node, where: str) -> torch.Tensor:
             f"{where}, input {_declared(node)}: expected finite values, got {what}; "
             f"drop the item or repair it"
         )
+    # Large negative values are how masks are written; ranges leave them out.
+    if found.is_floating_point() and bool((found >= UNBOUNDED).any()):
+        raise DataError(
+            f"{where}, input {_declared(node)}: expected values below 2^100, got "
+            f"{float(found.max()):.3g}; scale the inputs"
+        )
     return found
 
 
@@ -132,7 +140,7 @@ def _cut(values: list[torch.Tensor], graph: Graph, where: str) -> Iterator[Piece
             )
     for k in range(count):
         piece = tuple(
-            value if found == 1 else value[k * size : (k + 1) * size]
+            settled(value if found == 1 else value[k * size : (k + 1) * size])
             for value, found, size in zip(values, counts, sizes, strict=True)
         )
         yield _fitting(piece, graph, where)

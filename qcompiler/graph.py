@@ -59,6 +59,16 @@ class Node:
         args = ", ".join(f"%{i.name}" for i in self.inputs)
         return f"%{self.name} = {self.op!r}({args}) : {self.type!r}"
 
+    def __copy__(self) -> Node:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Node:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Through a graph, whose table is flat: what is deep must not recurse."""
+        return _only_output, (Graph((), (self,)),)
+
     @property
     def tensor(self) -> TensorType:
         """The type of a node that has a single result."""
@@ -75,6 +85,10 @@ class Node:
         if len(inputs) == len(self.inputs) and all(map(_is, inputs, self.inputs)):
             return self
         return replace(self, inputs=inputs, type=self.op.type_of(inputs))
+
+
+def _only_output(graph: Graph) -> Node:
+    return graph.outputs[0]
 
 
 def _is(a: object, b: object) -> bool:

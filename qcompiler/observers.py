@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from qcompiler.config import Config
 from qcompiler.context import Context
-from qcompiler.graph import Graph, Level
+from qcompiler.graph import Graph, Level, Node
 from qcompiler.pipeline import Observer, Pass
 from qcompiler.rewrite import equation
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TOLERANCE = 1e-4  # of the output's largest magnitude; design section 8
+SMALLEST = 1e-30  # magnitudes below it count as it
 
 
 @dataclass
@@ -124,19 +128,40 @@ def difference(old: Graph, new: Graph, sample: Any) -> str | None:
     """How the two graphs' values differ on the sample, beyond what design section 8 allows."""
     from qcompiler.interpret import run
 
-    exact = old.level >= Level.INTEGER and not has_float_anchor(new)
+    integer = old.level >= Level.INTEGER
     pairs = zip(run(old, sample), run(new, sample), new.results, strict=True)
     for a, b, node in pairs:
-        if exact or not a.is_floating_point():
-            if not (a == b).logical_or((a != a) & (b != b)).all():
-                count = int((a != b).sum())
-                return f"%{node.name}: {count} of {a.numel()} values differ, expected none"
-            continue
-        size = float(a.abs().max()) if a.numel() else 0.0
-        error = float((a - b).abs().max()) if a.numel() else 0.0
-        if error > TOLERANCE * max(size, 1e-30):
-            return f"%{node.name}: error {error:.3g} of magnitude {size:.3g}, limit {TOLERANCE}"
+        exact = not a.is_floating_point() or (integer and not follows_float_anchor(node))
+        problem = unequal(a, b) if exact else apart(a, b)
+        if problem:
+            return f"%{node.name}: {problem}"
     return None
+
+
+def unequal(a: Tensor, b: Tensor) -> str | None:
+    """How many values differ; NaN equals NaN."""
+    count = int(((a != b) & ((a == a) | (b == b))).sum())
+    return f"{count} of {a.numel()} values differ, expected none" if count else None
+
+
+def apart(a: Tensor, b: Tensor) -> str | None:
+    """How far b is from a, beyond the tolerance; NaN and inf must stand where they stood."""
+    finite = a.isfinite()
+    if not bool((finite == b.isfinite()).all()):
+        return "other values are NaN or infinite than before"
+    problem = unequal(a[~finite], b[~finite])
+    if problem or not bool(finite.any()):
+        return problem
+    size = float(a[finite].abs().max())
+    error = float((a[finite] - b[finite]).abs().max())
+    if error <= TOLERANCE * max(size, SMALLEST):
+        return None
+    return f"error {error:.3g} of magnitude {size:.3g}, limit {TOLERANCE}"
+
+
+def follows_float_anchor(node: Node) -> bool:
+    """Whether the value depends on one of the ops that have a tolerance."""
+    return has_float_anchor(Graph((), (node,)))
 
 
 def has_float_anchor(graph: Graph) -> bool:

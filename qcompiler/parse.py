@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -22,12 +23,18 @@ HEAD = re.compile(r"graph @(\w+)((?: \w+=\S+)*)(?: where (.*))? \{")
 STATE = re.compile(r"state %([\w.]+) = %([\w.]+) from %([\w.]+)")
 TYPE = re.compile(r"(\w+)\[(.*?)\](?: (q\(.*\)))?$")
 REF = re.compile(r"(?<!['\"\w])%([\w.]+)")
+MAX_POWER = 8  # of a symbol; a tensor of that many symbolic dimensions made one
 RECORDS: dict[str, type] = {"window": Window, "packing": Packing, "scheme": Scheme}
 ENUMS = {e.value: e for e in DType}
 
 
 class ParseError(ValueError):
     """A text that is no graph; the message names the line."""
+
+
+MALFORMED = (ParseError, OpError, ValueError, TypeError, LookupError, SyntaxError, AttributeError,
+             AssertionError, OverflowError, RecursionError)  # fmt: skip
+"""What reading a line raises that is none."""
 
 
 def parse(text: str, constants: Mapping[str, torch.Tensor] | None = None) -> Graph:
@@ -40,7 +47,7 @@ def parse(text: str, constants: Mapping[str, torch.Tensor] | None = None) -> Gra
     for number, line in enumerate(text.splitlines(), 1):
         try:
             reader.line(line.strip())
-        except (ParseError, OpError, ValueError, TypeError, KeyError, SyntaxError) as e:
+        except MALFORMED as e:
             what = f"{type(e).__name__} {e}" if isinstance(e, KeyError) else e
             raise ParseError(f"line {number}: {what}\n  {line.strip()[:160]}") from e
     return reader.graph()
@@ -56,9 +63,15 @@ class _Reader:
         self.fields: dict[str, Any] = {}
         self.state: list[tuple[Node, Node]] = []
         self.initial: list[Node] = []
+        self.closed = False
 
     def line(self, line: str) -> None:
-        if not line or line.startswith("//") or line == "}":
+        if not line or line.startswith("//"):
+            return
+        if self.closed:
+            raise ParseError("expected nothing after the closing `}`")
+        if line == "}":
+            self.closed = True
             return
         if line.startswith("graph "):
             self.head(line)
@@ -223,6 +236,8 @@ class _Reader:
 
     def arithmetic(self, node: ast.BinOp) -> Any:
         a, b = self.value(node.left), self.value(node.right)
+        if isinstance(node.op, ast.Pow) and isinstance(b, int) and 1 <= b <= MAX_POWER:
+            return math.prod([a] * (b - 1), start=a)
         if isinstance(node.op, ast.Add):
             return a + b
         if isinstance(node.op, ast.Sub):
@@ -231,7 +246,7 @@ class _Reader:
             return a * b
         if isinstance(node.op, ast.FloorDiv):
             return a // b
-        raise ParseError(f"expected + - * //, got {ast.unparse(node)!r}")
+        raise ParseError(f"expected + - * // or a small power, got {ast.unparse(node)!r}")
 
     def record(self, node: ast.Call) -> Any:
         kind = _name(node.func)
@@ -284,6 +299,8 @@ class _Reader:
         missing = {"level", "inputs", "outputs"} - set(self.fields)
         if missing:
             raise ParseError(f"the text ends without its {', '.join(sorted(missing))}")
+        if not self.closed:
+            raise ParseError("the text ends without its closing `}`")
         return Graph(state=tuple(self.state), initial=tuple(self.initial), **self.fields)
 
 

@@ -19,6 +19,10 @@ class PipelineError(ValueError):
     """Passes in an order that their levels do not allow, or a graph at a wrong level."""
 
 
+class PassError(RuntimeError):
+    """A pass broke: it raised what passes do not, or gave back another function's graph."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """A graph-to-graph function with a contract.
@@ -182,9 +186,8 @@ def _step(p: Pass, graph: Graph, ctx: Context, observers: Sequence[Observer]) ->
     for o in observers:
         o.before(p, graph, ctx)
     try:
-        new = named(p.run(graph, ctx))
-        new = new if p.gives is None else replace(new, level=p.gives)
-        _verified(p, new)
+        new = _run(p, graph, ctx)
+        _verified(p, graph, new)
         for o in observers:
             o.after(p, graph, new, ctx)
     except Exception as e:
@@ -194,8 +197,39 @@ def _step(p: Pass, graph: Graph, ctx: Context, observers: Sequence[Observer]) ->
     return new
 
 
-def _verified(p: Pass, graph: Graph) -> None:
+BUGS = (ArithmeticError, AssertionError, AttributeError, KeyError, NameError, TypeError)
+"""What a pass raises by mistake; errors about the user's model are of other kinds."""
+
+
+def _run(p: Pass, graph: Graph, ctx: Context) -> Graph:
     try:
-        verify(graph)
+        new = p.run(graph, ctx)
+        if isinstance(new, Graph):
+            new = named(new)
+    except BUGS as e:
+        raise PassError(f"pass {p.name} failed: {type(e).__name__}: {e}") from e
+    if not isinstance(new, Graph):
+        raise PassError(f"pass {p.name}: expected it to return a graph, got {type(new).__name__}")
+    return new if p.gives is None else replace(new, level=p.gives)
+
+
+def _signature(old: Graph, new: Graph) -> str | None:
+    """How a pass changed what the graph takes and gives; None when it did not."""
+    for what in ("parameters", "results", "state"):
+        before, after = getattr(old, what), getattr(new, what)
+        if len(before) != len(after):
+            return f"expected {len(before)} {what}, as before it, got {len(after)}"
+    for a, b in zip((*old.parameters, *old.results), (*new.parameters, *new.results), strict=True):
+        if (a.tensor.shape, a.tensor.dtype) != (b.tensor.shape, b.tensor.dtype):
+            return f"expected %{a.name} to stay {a.type!r}, got %{b.name} : {b.type!r}"
+    return None
+
+
+def _verified(p: Pass, old: Graph, new: Graph) -> None:
+    try:
+        verify(new)
     except VerifyError as e:
         raise VerifyError(f"after {p.name}: {e}") from e
+    problem = _signature(old, new)
+    if problem:
+        raise VerifyError(f"after {p.name}: {problem}")

@@ -102,10 +102,13 @@ def _attributes(op: Op) -> list[str]:
     ]
 
 
+FLOAT32_BYTES = 4
+
+
 def _const(op: Const) -> str:
     if op.value.numel() > INLINE_CONST or op.quant_params is not None:
         return f"'#{op.digest}'"
-    return literal(op.value.tolist(), short=True)
+    return literal(op.value.tolist(), short=op.value.element_size() <= FLOAT32_BYTES)
 
 
 def literal(value: Any, short: bool = False) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qcompiler import arith
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.op import Movement, Op, OpError
 from qcompiler.ops import (
     BatchNorm,
+    Clamp,
     Const,
     Dequantize,
     DynamicQuantize,
@@ -26,7 +28,7 @@ from qcompiler.ops import (
     Rescale,
     Unpack,
 )  # fmt: skip
-from qcompiler.types import DType, TensorType, TupleType
+from qcompiler.types import DType, Sym, TensorType, TupleType
 
 INTEGER_OPS: tuple[type[Op], ...] = (
     IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d, Requantize, Lookup,
@@ -53,6 +55,9 @@ def verify(graph: Graph) -> None:
     """Raises VerifyError naming the node, its op, what was expected and what was found."""
     _names(graph)
     inputs = set(graph.parameters)
+    if len(inputs) < len(graph.parameters):
+        twice = next(n for n in graph.parameters if graph.parameters.count(n) > 1)
+        raise VerifyError(f"{twice!r}: declared as an input twice")
     for node in graph.nodes():
         _operands(node)
         _type(node)
@@ -61,8 +66,9 @@ def verify(graph: Graph) -> None:
         if isinstance(node.op, FORBIDDEN[graph.level]):
             level = graph.level.name
             raise VerifyError(f"{node!r}: {node.op.kind} may not occur at level {level}")
+        body = node.op.body(node.inputs) if isinstance(node.op, Region) else (node,)
         for check in CHECKS[graph.level]:
-            problem = check(node)
+            problem = next(filter(None, map(check, body)), None)
             if problem:
                 raise VerifyError(f"{node!r}: {problem}")
     _state(graph)
@@ -89,8 +95,30 @@ def _type(node: Node) -> None:
         expected = node.op.type_of(node.inputs)
     except (OpError, ValueError, TypeError) as e:
         raise VerifyError(f"{node!r}: {e}") from e
+    for t in node.type.items if isinstance(node.type, TupleType) else (node.type,):
+        problem = _malformed(t)
+        if problem:
+            raise VerifyError(f"{node!r}: {problem}")
     if expected != node.type:
         raise VerifyError(f"{node!r}: expected type {show(expected)}, got {show(node.type)}")
+
+
+def _malformed(t: TensorType) -> str | None:
+    """What no tensor can be: sizes that are no sizes, parameters that do not fit the codes."""
+    for d in t.shape:
+        if not isinstance(d, Sym) and (type(d) is not int or d < 0):
+            return f"expected sizes or symbols as dimensions, got {d!r} in {t!r}"
+    q = t.quant
+    if q is None or t.dtype.is_float:
+        return None
+    low, high = t.dtype.limits
+    if not low <= q.qmin <= q.qmax <= high:
+        return f"codes in {q.qmin}..{q.qmax} are no {t.dtype.value}"
+    if q.axis is None or q.group is not None:
+        return None
+    if not 0 <= q.axis < t.rank or t.shape[q.axis] != len(q.scale):
+        return f"{len(q.scale)} scales along axis {q.axis} of {t!r}"
+    return None
 
 
 def show(type_: object) -> str:
@@ -102,6 +130,8 @@ def _state(graph: Graph) -> None:
     if len(graph.initial) != len(graph.state):
         raise VerifyError(f"{len(graph.state)} states but {len(graph.initial)} initial values")
     for (before, after), first in zip(graph.state, graph.initial, strict=True):
+        if not isinstance(first.op, Const):
+            raise VerifyError(f"state {before!r}: expected a Const initial value, got {first!r}")
         if not (before.type == after.type == first.type):
             raise VerifyError(f"state {before!r}: updated as {after!r}, starts as {first!r}")
 
@@ -144,7 +174,9 @@ def no_quantize_between_integers(node: Node) -> str | None:
     if not isinstance(node.op, Quantize):
         return None
     source = node.inputs[0]
-    while isinstance(source.op, Movement) and len(source.inputs) == 1:
+    while len(source.inputs) == 1 and isinstance(source.op, Movement | Clamp):
+        if source.note.precision is DType.FLOAT32:
+            return None  # it was asked to stay float
         source = source.inputs[0]
     if isinstance(source.op, Dequantize):
         return f"quantizes the dequantized %{source.name}; integerize should have merged them"
@@ -173,11 +205,53 @@ def weights_are_codes(node: Node) -> str | None:
     return None
 
 
+def codes_are_in_range(node: Node) -> str | None:
+    """Constant codes keep the bounds that their type promises, and proofs rest on."""
+    if not isinstance(node.op, Const) or node.op.quant_params is None:
+        return None
+    q, (low, high) = node.op.quant_params, node.op.bounds_of_value
+    return None if q.qmin <= low <= high <= q.qmax else f"holds codes outside {q.qmin}..{q.qmax}"
+
+
+def multipliers_are_finite(node: Node) -> str | None:
+    """What accumulators are multiplied with is a number."""
+    if not isinstance(node.op, Requantize | Rescale):
+        return None
+    for m in node.inputs[1:]:
+        if isinstance(m.op, Const) and not bool(m.op.value.isfinite().all()):
+            return f"the multiplier %{m.name} is not finite"
+    return None
+
+
+def sums_fit_int32(node: Node) -> str | None:
+    """The int32 sums of constant weights are proven, whatever codes arrive."""
+    if not isinstance(node.op, IntConv2d | IntLinear):
+        return None
+    x, *_ = node.inputs
+    constants = [i.op for i in node.inputs[1:] if isinstance(i.op, Const)]
+    if len(constants) < len(node.inputs) - 1:
+        return None  # packed weights: proven before they were
+    q = x.tensor.quant
+    low, high = (q.qmin, q.qmax) if q else x.tensor.dtype.limits
+    zero = node.op.zero_point  # what a border holds
+    reach = _reach(constants, zero, min(low, zero), max(high, zero))
+    return f"its sums reach {reach}, beyond int32" if reach >= 1 << 31 else None
+
+
+def _reach(constants: list[Const], zero_point: int, low: int, high: int) -> int:
+    """The largest magnitude of any sum on the way; constants: weight, and bias if there is one."""
+    weight, *bias = (c.value for c in constants)
+    rows = weight.reshape(weight.shape[0], -1)
+    lows, highs = arith.int32_bounds(rows, bias[0] if bias else None, zero_point, low, high)
+    return max(-int(lows.min()) - 1, int(highs.max()))
+
+
 Check = Callable[[Node], "str | None"]
 _FLOAT: tuple[Check, ...] = ()
 _INTEGER: tuple[Check, ...] = (
     codes_have_params, zero_points_agree, no_quantize_between_integers, accumulators_are_int32,
-    quantizers_are_const, weights_are_codes,
+    quantizers_are_const, weights_are_codes, codes_are_in_range, multipliers_are_finite,
+    sums_fit_int32,
 )  # fmt: skip
 CHECKS: dict[Level, tuple[Check, ...]] = {
     Level.FLOAT: _FLOAT,

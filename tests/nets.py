@@ -63,7 +63,8 @@ def rand(*shape: int) -> Node:
 
 
 def conv(x: Node, out: int, k: int = 3, groups: int = 1, stride: int = 1, name: str = "") -> Node:
-    channels = x.tensor.ints[1]
+    channels = x.tensor.shape[1]
+    assert isinstance(channels, int)
     fan = channels // groups * k * k
     w = const(torch.randn(out, channels // groups, k, k) / fan**0.5, name=f"{name}.w")
     b = const(torch.randn(out) * 0.1, name=f"{name}.b")

@@ -5,16 +5,25 @@ import itertools
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from nets import cnn, context, encoder, samples, value
 
 import qcompiler as qc
 from qcompiler import passes
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level
-from qcompiler.observers import Checker, CheckError, Dumper, Printer, Reproducer, Timer
+from qcompiler.observers import Checker, CheckError, Dumper, Printer, Reproducer, Timer, apart
 from qcompiler.ops import Abs, Clamp, Neg
 from qcompiler.passes.decompose import decompose
-from qcompiler.pipeline import Pass, Pipeline, PipelineError, declare, graph_pass, rewrites
+from qcompiler.pipeline import (
+    Pass,
+    PassError,
+    Pipeline,
+    PipelineError,
+    declare,
+    graph_pass,
+    rewrites,
+)
 from qcompiler.rewrite import named
 from qcompiler.types import DType, TensorType
 from qcompiler.verify import VerifyError
@@ -65,7 +74,7 @@ def test_result_is_verified_and_the_pass_named():
 
 def test_check_finds_wrong_numbers():
     graph = small()
-    ctx = Context(sample=(__import__("torch").randn(3),))
+    ctx = Context(sample=(torch.randn(3),))
     with pytest.raises(CheckError, match="after wrong-numbers: %abs"):
         Pipeline((wrong_numbers,))(graph, ctx, (Checker(),))
 
@@ -160,3 +169,47 @@ def test_reproducer_leaves_a_command(tmp_path):
         Pipeline((wrong_type,))(small(), Context(), (Reproducer(tmp_path),))
     assert (tmp_path / "g.qir").exists()
     assert 'qcompiler opt g.qir -p "wrong-type"' in (tmp_path / "README").read_text()
+
+
+def returns(result):
+    return graph_pass("broken", Level.FLOAT)(lambda graph, ctx: result(graph))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda graph: None, "pass broken: expected it to return a graph, got NoneType"),
+        (lambda graph: 1 / 0, "pass broken failed: ZeroDivisionError: division by zero"),
+        (lambda graph: graph.none, "pass broken failed: AttributeError"),
+        (lambda graph: replace(graph, outputs=()), "after broken: expected 1 results, .* got 0"),
+        (lambda graph: replace(graph, inputs=(*graph.inputs, value(2, name="y"))), "got 2"),
+        (lambda graph: small_of(4), r"expected %x to stay float32\[3\], got %x : float32\[4\]"),
+    ],
+)
+def test_a_pass_that_breaks_is_named(result, message):
+    with pytest.raises((PassError, VerifyError), match=message):
+        Pipeline((returns(result),))(small())
+
+
+def small_of(size: int) -> Graph:
+    x = value(size)
+    return named(Graph((x,), (Abs()(x),)))
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ([1.0, 2.0], [1.0, NAN], "other values are NaN or infinite"),
+        ([1.0, NAN], [1.0, 2.0], "other values are NaN or infinite"),
+        ([INF, 2.0], [INF, 3.0], "error 1 of magnitude 2"),
+        ([INF, 2.0], [-INF, 2.0], "1 of 1 values differ"),
+        ([INF, NAN, 2.0], [INF, NAN, 2.0001], None),
+        ([], [], None),
+    ],
+)
+def test_numbers_are_compared_around_nan_and_inf(before, after, problem):
+    found = apart(torch.tensor(before), torch.tensor(after))
+    assert found is None if problem is None else problem in found

@@ -12,7 +12,7 @@ from nets import cnn, context, encoder, value
 from qcompiler import passes
 from qcompiler.graph import Graph
 from qcompiler.interpret import interpret
-from qcompiler.ops import Add, Clamp, Input, Reshape, Slice, const
+from qcompiler.ops import Add, Clamp, Input, Mul, Reshape, Slice, const
 from qcompiler.parse import ParseError, parse
 from qcompiler.passes.fuse import fuse
 from qcompiler.passes.layout import layout
@@ -135,3 +135,40 @@ def test_a_text_reads_no_other_files(tmp_path):
     path.write_text("graph @float {\n%c = const('#../secret') : float32[10]\n}")
     with pytest.raises(ParseError, match="is not among the constants"):
         load(path, store)
+
+
+def test_float64_constants_keep_all_their_digits():
+    x = value(1, dtype=DType.FLOAT64)
+    graph = named(Graph((x,), (Mul()(x, const(torch.tensor([0.1]).double())),)))
+    again = parse(str(graph), constants_of(graph))
+    assert again.outputs[0].inputs[1].op.value.item() == torch.tensor(0.1).double().item()
+
+
+def test_powers_of_a_symbol():
+    n = symbol("n")
+    x = Input(TensorType((n, n), DType.FLOAT32))(name="x")
+    graph = named(Graph((x,), (Reshape((n * n,))(x),)))
+    assert "n**2" in str(graph)
+    assert str(parse(str(graph))) == str(graph)
+
+
+def test_a_text_that_stops_early_or_goes_on_is_refused():
+    text = str(cnn_of_nothing())
+    with pytest.raises(ParseError, match="without its closing"):
+        parse(text.rsplit("}", 1)[0])
+    with pytest.raises(ParseError, match="nothing after"):
+        parse(text + text)
+
+
+def cnn_of_nothing():
+    x = value(2)
+    return named(Graph((x,), (Clamp(lo=0.0)(x),)))
+
+
+def test_nodes_are_copied_as_what_they_are_and_pickled_flat():
+    node = value(2)
+    assert copy.copy(node) is node is copy.deepcopy(node)
+    for _ in range(5000):
+        node = Clamp(lo=-1.0)(node)
+    again = pickle.loads(pickle.dumps(node))
+    assert again.op == node.op and len(Graph((), (again,)).nodes()) == 5001

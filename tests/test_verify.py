@@ -8,19 +8,25 @@ from nets import cnn, context, value
 
 from qcompiler import passes
 from qcompiler.graph import Graph, Level
+from qcompiler.op import OpError
 from qcompiler.ops import (
     Add,
     BatchNorm,
     Clamp,
+    Const,
+    Conv2d,
     Dequantize,
     DynamicQuantize,
+    Input,
     IntConv2d,
+    LayerNorm,
+    Linear,
     Quantize,
     Requantize,
     const,
 )
 from qcompiler.rewrite import named
-from qcompiler.types import DType, TensorType
+from qcompiler.types import DType, QParams, TensorType
 from qcompiler.verify import VerifyError, verify
 
 
@@ -95,8 +101,6 @@ def test_no_batch_norm_at_integer():
 
 
 def quant(zero_point):
-    from qcompiler.types import QParams
-
     return QParams((0.1,), zero_point, 0, 255)
 
 
@@ -111,9 +115,6 @@ def test_quantize_of_dequantize_is_left_over():
 def test_zero_point_of_the_operand():
     x = value(1, 2, 4, 4)
     q = Quantize(DType.UINT8, 0, 255)(x, const(0.1), const(3))
-    from qcompiler.ops import Const
-    from qcompiler.types import QParams
-
     w = Const(torch.ones(2, 2, 1, 1, dtype=torch.int8), QParams((0.1, 0.1), 0, -127, 127, 0))()
     good = IntConv2d(zero_point=3)(q, w)
     verify(named(Graph((x,), (good,), level=Level.INTEGER)))
@@ -145,3 +146,94 @@ def test_state_types_agree():
         (X,), (X,), state=((s, Clamp(lo=0.0)(s, name="u")),), initial=(const([1, 2], name="i"),)
     )
     rejects(graph, "starts as")
+
+
+def typed(shape, dtype=DType.UINT8, **changes):
+    params = {"scale": (0.1,), "zero_point": 0, "qmin": 0, "qmax": 255, **changes}
+    return Input(TensorType(shape, dtype, QParams(**params)))(name="q")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (typed((2,), qmax=300), "codes in 0..300 are no uint8"),
+        (typed((2,), DType.INT8, qmin=-129, qmax=5), "codes in -129..5 are no int8"),
+        (typed((8,), scale=(0.1, 0.2, 0.3), axis=0), "3 scales along axis 0 of uint8[8]"),
+        (typed((8,), scale=(0.1,) * 8, axis=1), "8 scales along axis 1"),
+        (value(2, -2), "expected sizes or symbols as dimensions, got -2"),
+        (value(2, True), "expected sizes or symbols as dimensions, got True"),
+    ],
+)
+def test_types_that_no_tensor_has(node, message):
+    rejects(Graph((node,), (node,), level=Level.INTEGER), message)
+
+
+def test_an_input_counts_once():
+    rejects(Graph((X, X), (X,)), "declared as an input twice")
+
+
+def test_state_starts_from_a_constant():
+    s = value(4, name="s")
+    after = Clamp(lo=0.0)(s, name="u")
+    rejects(Graph((X,), (X,), state=((s, after),), initial=(X,)), "expected a Const initial value")
+
+
+def layer(w=1, bias=0, qmin=-127, zero_point=0, padding=0):
+    x = typed((1, 2, 4, 4), zero_point=zero_point)
+    params = QParams((0.1,) * 2, 0, qmin, 127, 0)
+    weight = Const(torch.full((2, 2, 1, 1), w, dtype=torch.int8), params)(name="w")
+    pads = ((padding, padding), (padding, padding))
+    op = IntConv2d(padding=pads, zero_point=zero_point)
+    return x, op(x, weight, const([bias, 0], DType.INT32, "b"), name="y")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"w": -128}, "holds codes outside -127..127"),
+        ({"bias": 2**31 - 1}, "beyond int32"),
+        ({"bias": 2**31 - 1, "w": 0}, None),
+        ({"zero_point": 255, "bias": 2**31 - 1 - 255}, "its sums reach 2147483902, beyond int32"),
+    ],
+)
+def test_constants_of_a_layer(options, message):
+    x, y = layer(**options)
+    graph = Graph((x,), (y,), level=Level.INTEGER)
+    if message is None:
+        verify(graph)
+    else:
+        rejects(graph, message)
+
+
+def test_operands_that_no_layer_takes():
+    x, w = value(1, 2, 4, 4), const(torch.ones(3, 2, 1, 1))
+    for bias in (const(torch.ones(4)), const(torch.ones(1, 3)), const([1, 2, 3])):
+        with pytest.raises(OpError):
+            Conv2d()(x, w, bias)
+        with pytest.raises(OpError):
+            Linear()(value(2, 5), const(torch.ones(3, 5)), bias)
+    with pytest.raises(OpError, match=r"vectors of shape \[4\]"):
+        LayerNorm(1e-5)(X, const(torch.ones(4)), const(torch.ones(3)))
+    q = typed((1, 2, 4, 4))
+    with pytest.raises(OpError, match="broadcast to the codes"):
+        Dequantize()(q, const(torch.ones(3, 1, 2, 4, 4)), const(0))
+    acc = value(4, dtype=DType.INT32)
+    for m in (const(torch.ones(4).double()), const([1, 2, 3, 4])):
+        with pytest.raises(OpError, match="float32 multipliers"):
+            Requantize(DType.UINT8, quant(3))(acc, m)
+
+
+def test_multipliers_are_numbers():
+    acc = value(4, dtype=DType.INT32)
+    bad = Requantize(DType.UINT8, quant(3))(acc, const(float("nan"), name="m"))
+    rejects(named(Graph((acc,), (bad,), level=Level.INTEGER)), "multiplier %m is not finite")
+
+
+def test_a_clamp_between_codes_is_no_excuse():
+    q = Quantize(DType.UINT8, 0, 255)(X, const(0.1), const(3))
+    real = Clamp(lo=0.0)(Dequantize()(q, const(0.1), const(3)))
+    again = Quantize(DType.UINT8, 0, 255)(real, const(0.2), const(3))
+    rejects(one(again, Level.INTEGER), "integerize should have merged")
+    kept = real.with_note(precision=DType.FLOAT32)
+    again = Quantize(DType.UINT8, 0, 255)(kept, const(0.2), const(3))
+    verify(one(again, Level.INTEGER))

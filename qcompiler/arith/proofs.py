@@ -108,10 +108,10 @@ def int32_bounds(
     w_codes [C, K], bias codes [C] or None, activation codes in [a_lo, a_hi]. The two constant terms
     may be added first or last, together or apart: every int32 addition on the way is covered.
     """
-    codes = w_codes.to(torch.int64)
-    lows, highs = _group_bounds(codes, a_lo, a_hi, SumRule(max(codes.shape[1], 1)))
+    lows, highs = _group_bounds(w_codes, a_lo, a_hi, SumRule(max(w_codes.shape[1], 1)))
     low, high = lows[:, 0], highs[:, 0]
-    for term in (-zero_point * codes.sum(1), None if bias is None else bias.to(torch.int64)):
+    total = w_codes.sum(1, dtype=torch.int64)
+    for term in (-zero_point * total, None if bias is None else bias.to(torch.int64)):
         if term is not None:
             low, high = low + term.clamp(max=0), high + term.clamp(min=0)
     return low, high
@@ -156,8 +156,10 @@ def _groups(w: Tensor, rule: SumRule) -> Tensor:
 
 def _group_bounds(w_codes: Tensor, a_lo: int, a_hi: int, rule: SumRule) -> tuple[Tensor, Tensor]:
     """(min, max) of each group, int64 [C, groups]; codes of either sign take opposite ends."""
-    groups = _groups(w_codes.to(torch.int64), rule)
-    positive, negative = groups.clamp(min=0).sum(-1), groups.clamp(max=0).sum(-1)
+    groups = _groups(w_codes, rule)
+    total = groups.sum(-1, dtype=torch.int64)
+    positive = groups.clamp(min=0).sum(-1, dtype=torch.int64)
+    negative = total - positive
     low, high = min(a_lo, 0), max(a_hi, 0)
     return low * positive + high * negative, high * positive + low * negative
 

@@ -70,23 +70,19 @@ from qcompiler.ops.quant import (
 from qcompiler.ops.tensor import (
     Arange,
     Concat,
-    Const,
     Dilate,
     Expand,
     Flip,
     Full,
     Gather,
     GatherElements,
-    Get,
-    Input,
     Pad,
     Permute,
     Reshape,
     Slice,
-    Tuple,
     bound_op,
-    const,
 )  # fmt: skip
+from qcompiler.ops.values import Const, Get, Input, Tuple, const, settled
 
 ALL: tuple[type[Op], ...] = (
     Input, Const, Tuple, Get, Reshape, Permute, Slice, Concat, Pad, Expand, Flip, Dilate, Gather,
@@ -113,5 +109,5 @@ __all__ = [
     "Permute", "Power", "Prelu", "Quantize", "Reduce", "Reduction", "Region", "Relation",
     "Requantize", "Rescale", "Reshape", "Resize", "RmsNorm", "Round", "Rsqrt", "Sigmoid", "Silu",
     "Sin", "Slice", "Softmax", "Softplus", "Sqrt", "Step", "Sub", "Tanh", "Tuple", "Unpack",
-    "Where", "Window", "bound_op", "const", "steps_of",
+    "Where", "Window", "bound_op", "const", "settled", "steps_of",
 ]  # fmt: skip

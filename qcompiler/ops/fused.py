@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler.graph import Node
 from qcompiler.op import Op
-from qcompiler.ops.tensor import Input
+from qcompiler.ops.values import Input
 from qcompiler.types import QParams, TensorType, Type
 
 if TYPE_CHECKING:

@@ -18,18 +18,21 @@ from qcompiler.ops.pool import (
     to_nchw,
     windowed,
 )
-from qcompiler.types import Dim, TensorType
+from qcompiler.types import Dim, TensorType, Type
 
 if TYPE_CHECKING:
     import torch
 
-def conv_shape(op: Conv2d, x: TensorType, w: TensorType) -> tuple[Dim, ...]:
+def conv_shape(op: Conv2d, *inputs: TensorType) -> tuple[Dim, ...]:
     """Checks the operands of a convolution and gives its output shape."""
+    op.expects(len(inputs) in (2, 3), "x, a weight and perhaps a bias", *inputs)
+    x, w, *b = inputs
     op.expects(x.rank == 4 and w.rank == 4, "operands of rank 4", x, w)
     channels = x.shape[channel_axis(op.channels_last)]
     out, per_group = w.shape[0], w.shape[1]
     op.expects(per_group * op.groups == channels, f"{channels} input channels", w, op.groups)
     op.expects(isinstance(out, int) and out % op.groups == 0, "groups that divide channels", w)
+    op.expects(not b or b[0].shape == (out,), f"a bias of shape [{out}]", *b)
     shape = windowed(op.window(w), x, out, op.channels_last)
     spatial = shape[1:3] if op.channels_last else shape[2:]
     op.expects(all(not isinstance(d, int) or d > 0 for d in spatial), "a window that fits", x, w)
@@ -52,9 +55,8 @@ class Conv2d(Op):
         return Window(kernel, self.stride, self.padding, self.dilation)
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        x, w = inputs[:2]
-        self.expects(x.dtype.is_float and w.dtype == x.dtype, "float operands of one dtype", x, w)
-        return TensorType(conv_shape(self, x, w), x.dtype)
+        float_operands(self, *inputs)
+        return TensorType(conv_shape(self, *inputs), inputs[0].dtype)
 
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         x, w, *b = inputs
@@ -82,9 +84,8 @@ class Linear(Op):
     quant: ClassVar[QuantRule] = Compute()
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        x, w = inputs[:2]
-        self.expects(x.dtype.is_float and w.dtype == x.dtype, "float operands of one dtype", x, w)
-        return TensorType(linear_shape(self, *inputs), x.dtype)
+        float_operands(self, *inputs)
+        return TensorType(linear_shape(self, *inputs), inputs[0].dtype)
 
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         import torch.nn.functional as F
@@ -92,7 +93,13 @@ class Linear(Op):
         return F.linear(*inputs)
 
 
+def float_operands(op: Op, *inputs: TensorType) -> None:
+    one = all(i.dtype.is_float and i.dtype == inputs[0].dtype for i in inputs)
+    op.expects(one, "float operands of one dtype", *inputs)
+
+
 def linear_shape(op: Op, *inputs: TensorType) -> tuple[Dim, ...]:
+    op.expects(len(inputs) in (2, 3), "x, a weight and perhaps a bias", *inputs)
     x, w, *b = inputs
     op.expects(w.rank == 2 and x.rank >= 1, "x [..., K] and w [N, K]", x, w)
     op.expects(x.shape[-1] == w.shape[1], f"x with last dimension {w.shape[1]}", x, w)
@@ -170,12 +177,25 @@ class BatchNorm(Op):
         return F.batch_norm(x, mean, var, w, b, False, 0.0, self.eps)
 
 
+def scaled_rows(op: RowOp, count: int, *inputs: TensorType) -> Type:
+    """The type of a norm of x [..., K] with `count - 1` vectors [K]."""
+    op.expects(len(inputs) == count, f"{count} operands", *inputs)
+    x, *rest = inputs
+    found = RowOp.infer(op, x)
+    fits = all(v.shape == x.shape[-1:] and v.dtype == x.dtype for v in rest)
+    op.expects(fits, f"vectors of shape [{x.shape[-1]}]", *inputs)
+    return found
+
+
 @dataclass(frozen=True)
 class LayerNorm(RowOp):
     """Normalisation of the last axis (Ba et al. 2016). x [..., K], w [K], b [K]."""
 
     quant: ClassVar[QuantRule] = Float("normalisation needs more range than 8 bits hold")
     eps: float
+
+    def infer(self, *inputs: TensorType) -> Type:
+        return scaled_rows(self, 3, *inputs)
 
     def law(self, n: Any, *xs: Any) -> Any:
         x, w, b = xs
@@ -188,6 +208,9 @@ class RmsNorm(RowOp):
 
     quant: ClassVar[QuantRule] = Float("normalisation needs more range than 8 bits hold")
     eps: float
+
+    def infer(self, *inputs: TensorType) -> Type:
+        return scaled_rows(self, 2, *inputs)
 
     def law(self, n: Any, *xs: Any) -> Any:
         x, w = xs

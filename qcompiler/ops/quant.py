@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qcompiler import arith
 from qcompiler.graph import Node
-from qcompiler.op import Compute, Elementwise, Op, QuantRule, RowOp
+from qcompiler.op import Compute, Elementwise, Op, QuantRule, RowOp, broadcast
 from qcompiler.ops.nn import Conv2d, conv_shape, linear_shape, matmul_shape
 from qcompiler.ops.pool import (  # fmt: skip
     Window,
@@ -18,7 +18,7 @@ from qcompiler.ops.pool import (  # fmt: skip
     window_sum,
     windowed,
 )
-from qcompiler.ops.tensor import Const
+from qcompiler.ops.values import Const
 from qcompiler.types import DType, QParams, TensorType, TupleType, Type
 
 if TYPE_CHECKING:
@@ -93,7 +93,16 @@ class Dequantize(Elementwise):
     axis: int | None = None
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        return TensorType(inputs[0].shape, DType.FLOAT32)
+        self.expects(len(inputs) == 3, "codes, scale and zero point", *inputs)
+        q, scale, zero_point = inputs
+        if self.axis is None:
+            fits = broadcast(self, *(i.shape for i in inputs)) == q.shape
+            self.expects(fits, "scale and zero point that broadcast to the codes", *inputs)
+        else:
+            channels = q.shape[self.axis : self.axis + 1]
+            fits = scale.shape == channels and zero_point.shape in ((), channels)
+            self.expects(fits, f"a scale per channel of axis {self.axis}", *inputs)
+        return TensorType(q.shape, DType.FLOAT32)
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
         return arith.dequantize(n, *xs)
@@ -121,7 +130,10 @@ class Requantize(Elementwise):
     out: QParams
 
     def dtype(self, *inputs: TensorType) -> DType:
-        self.expects(inputs[0].dtype is DType.INT32, "an int32 accumulator", inputs[0])
+        acc, *multipliers = inputs
+        self.expects(acc.dtype is DType.INT32, "an int32 accumulator", acc)
+        floats = all(m.dtype is DType.FLOAT32 for m in multipliers)
+        self.expects(floats, "float32 multipliers", *multipliers)
         return self.to
 
     def params(self, *inputs: TensorType) -> QParams:
@@ -185,7 +197,7 @@ class IntConv2d(Conv2d):
     def infer(self, *inputs: TensorType) -> TensorType:
         x, w, *b = inputs
         _accumulate(self, x, w, b)
-        shape = conv_shape(self, x, w)
+        shape = conv_shape(self, *inputs)
         params = _product_params(x, w, channel_axis(self.channels_last))
         return TensorType(shape, DType.INT32, params)
 

@@ -1,108 +1,15 @@
-"""Inputs, constants and data movement."""
+"""Data movement: codes stay codes."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.graph import Node
 from qcompiler.op import Movement, Op
-from qcompiler.types import Dim, DType, QParams, Sym, TensorType, TupleType, Type
+from qcompiler.types import Dim, DType, Sym, TensorType
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class Input(Op):
-    """A value given by the caller; its type is its declaration."""
-
-    type: TensorType
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        return self.type
-
-    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
-        raise TypeError("an input has no value of its own; the interpreter binds it")
-
-
-@dataclass(frozen=True, eq=False)
-class Const(Op):
-    """A value known at compile time. `quant` is set when it holds codes."""
-
-    value: torch.Tensor
-    quant_params: QParams | None = None
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of dtype, shape and bytes: two constants with equal digests are one."""
-        import torch
-
-        value = self.value.detach().contiguous()
-        head = f"{value.dtype}{tuple(value.shape)}".encode()
-        data = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
-        return hashlib.sha256(head + data).hexdigest()[:16]
-
-    def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Const) and self.quant_params == other.quant_params
-        return same and self.digest == other.digest  # type: ignore[attr-defined]
-
-    def __hash__(self) -> int:
-        return hash((self.digest, self.quant_params))
-
-    def __repr__(self) -> str:
-        return f"const(#{self.digest})"
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        return TensorType(tuple(self.value.shape), DType.of(self.value.dtype), self.quant_params)
-
-    def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.value
-
-
-def const(value: Any, dtype: DType | None = None, name: str = "") -> Node:
-    """A Const node from a tensor, number or list (float32 and int32 unless given)."""
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        value = torch.tensor(value)
-        if dtype is None:
-            dtype = DType.FLOAT32 if value.dtype.is_floating_point else DType.INT32
-    if dtype is not None:
-        value = value.to(dtype.torch)
-    return Const(value.detach())(name=name)
-
-
-@dataclass(frozen=True)
-class Tuple(Op):
-    """Several values as one, for ops with several results."""
-
-    def infer(self, *inputs: TensorType) -> TupleType:
-        return TupleType(tuple(inputs))
-
-    def eval(self, *inputs: torch.Tensor) -> Any:
-        return tuple(inputs)
-
-
-@dataclass(frozen=True)
-class Get(Op):
-    """One result of an op that has several."""
-
-    index: int
-
-    def type_of(self, inputs: Sequence[Node]) -> Type:
-        (source,) = inputs
-        self.expects(isinstance(source.type, TupleType), "an op with several results", source.type)
-        assert isinstance(source.type, TupleType)
-        self.expects(0 <= self.index < len(source.type.items), "an index in range", self.index)
-        return source.type.items[self.index]
-
-    def eval(self, *inputs: Any) -> torch.Tensor:
-        value: torch.Tensor = inputs[0][self.index]
-        return value
 
 
 def _keep(x: TensorType, shape: tuple[Dim, ...], axis: int | None = None) -> TensorType:
@@ -111,6 +18,14 @@ def _keep(x: TensorType, shape: tuple[Dim, ...], axis: int | None = None) -> Ten
     if quant is not None and not quant.per_tensor:
         quant = quant.moved(axis) if axis is not None else None
     return TensorType(shape, x.dtype, quant)
+
+
+def _filled(y: TensorType, x: TensorType, value: float) -> TensorType:
+    """The type `y` that `value` is filled into: codes may be that one, too."""
+    if y.quant is None or y.shape == x.shape:
+        return y
+    low, high = min(y.quant.qmin, int(value)), max(y.quant.qmax, int(value))
+    return replace(y, quant=replace(y.quant, qmin=low, qmax=high))
 
 
 @dataclass(frozen=True)
@@ -220,7 +135,8 @@ class Pad(Movement):
     def infer(self, *inputs: TensorType) -> TensorType:
         (x,) = inputs
         self.expects(len(self.pads) == x.rank, f"{x.rank} pairs", self.pads)
-        return _keep(x, tuple(d + (a + b) for d, (a, b) in zip(x.shape, self.pads, strict=True)))
+        shape = tuple(d + (a + b) for d, (a, b) in zip(x.shape, self.pads, strict=True))
+        return _filled(_keep(x, shape), x, self.value)
 
     def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
         return super().bounds(*ranges, (self.value, self.value))
@@ -273,7 +189,7 @@ class Dilate(Movement):
         (x,) = inputs
         self.expects(len(self.strides) == x.rank, f"{x.rank} strides", self.strides)
         dims = zip(x.shape, self.strides, strict=True)
-        return _keep(x, tuple((d - 1) * s + 1 for d, s in dims))
+        return _filled(_keep(x, tuple((d - 1) * s + 1 for d, s in dims)), x, self.value)
 
     def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float]:
         return super().bounds(*ranges, (self.value, self.value))

@@ -35,6 +35,7 @@ from qcompiler.report.facts import Layer, Report
 from qcompiler.types import DType, Sym, TensorType
 
 FLOAT32_BYTES = 4
+FLOAT_OPERAND = "what it reads is computed in float"  # of a node for itself planned as integer
 WEIGHTED = (Conv2d, Linear, IntLinear)  # IntConv2d is a Conv2d
 PRODUCTS = (Matmul, IntMatmul)
 INTEGER = (IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d, Lookup)
@@ -99,7 +100,7 @@ def _layer(node: Node, origins: dict[str, Node]) -> Layer:
         origin=node.note.origin,
         macs=macs(node),
         precision=_precision(node) if integer else _dtype(node).value,
-        reason="" if integer else node.note.reason,
+        reason="" if integer else node.note.reason or FLOAT_OPERAND,
         bytes_float32=0 if isinstance(node.op, Lookup) else FLOAT32_BYTES * elements(stored),
         bytes_now=size(stored),
     )

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.graph import Graph, Node, reachable
+from qcompiler.graph import Graph, Node
 from qcompiler.interpret import bind_inputs, bind_symbols, run
-from qcompiler.observers import TOLERANCE, has_float_anchor
+from qcompiler.observers import TOLERANCE, follows_float_anchor, has_float_anchor
 from qcompiler.ops import Const, Get, Input, Reshape, Tuple, Unpack, bound_op
 from qcompiler.runtime.model import CompiledModel
 from qcompiler.runtime.samples import random_inputs
@@ -105,7 +105,7 @@ def verify(model: CompiledModel, inputs: Sequence[Any] | None = None, seed: int 
         same = bool(kernels) and all(c.differing == 0 for c in kernels)
         expected = [env[n] for n in graph.results] if same else run(graph, given)
         outputs = [
-            compare(node, got, wanted, not follows_float_product(node))
+            compare(node, got, wanted, not follows_float_anchor(node))
             for node, got, wanted in zip(graph.results, results, expected, strict=True)
         ]
     return Verdict(tuple(kernels), tuple(outputs))
@@ -159,5 +159,3 @@ def anchored(node: Node) -> bool:
     return has_float_anchor(Graph((), (Node(node.op, (), node.type),)))
 
 
-def follows_float_product(node: Node) -> bool:
-    return any(map(anchored, reachable([node])))

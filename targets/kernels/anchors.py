@@ -166,7 +166,11 @@ class Product:
             if dot is None:
                 return Miss(f"no instruction for {dtype}")
             return Product(g, dot, dtype, 0, 0, templates)
-        found = chosen(isa, weight.value, code_range(x))
+        codes = code_range(x)
+        if isinstance(g, geometry.Conv) and g.padded:  # with a code that x itself may not hold
+            zero_point = anchor.op.zero_point
+            codes = (min(codes[0], zero_point), max(codes[1], zero_point))
+        found = chosen(isa, weight.value, codes)
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
         return Product(g, found[0], dtype, found[1], anchor.op.zero_point, templates)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 from qcompiler import arith
 from qcompiler.graph import Node
 from qcompiler.op import Movement
-from qcompiler.ops import Const, DynamicQuantize, Get, Input, Packing, Unpack, steps_of
+from qcompiler.ops import (
+    Const,
+    DynamicQuantize,
+    Gather,
+    GatherElements,
+    Get,
+    Input,
+    Packing,
+    Unpack,
+    steps_of,
+)
 from qcompiler.types import DType
 
 from .dot import Dot
@@ -50,19 +60,42 @@ class Weight:
 
 def code_range(node: Node) -> tuple[int, int]:
     """Bounds of the codes a node can hold."""
-    source = node
-    while isinstance(source.op, Movement):
-        source = source.inputs[0]
     limits = node.tensor.dtype.limits
+    found = [_source_range(s) for s in sources(node)]
+    if None in found:
+        return limits
+    dynamic = [bounds for bounds in found if bounds]
+    if len(dynamic) == len(found):
+        return min(low for low, _ in dynamic), max(high for _, high in dynamic)
+    quant = node.tensor.quant
+    return (quant.qmin, quant.qmax) if quant is not None else limits
+
+
+def sources(node: Node) -> list[Node]:
+    """Where the elements of a node come from, through whatever moves them."""
+    found: dict[Node, None] = {}
+    stack = [node]
+    while stack:
+        source = stack.pop()
+        moved = isinstance(source.op, Movement)
+        indexed = isinstance(source.op, Gather | GatherElements)
+        if moved:
+            stack += source.inputs[:1] if indexed else source.inputs
+        else:
+            found[source] = None
+    return list(found)
+
+
+def _source_range(source: Node) -> tuple[int, int] | tuple[()] | None:
+    """Bounds of what rows are quantized to at run time; () where the type says, None: unknown."""
     if isinstance(source.op, Input):
-        return limits  # codes from outside: nothing holds a caller to the declared parameters
+        return None  # codes from outside: nothing holds a caller to the declared parameters
     if isinstance(source.op, Get):
         last = steps_of(source.inputs[0])[-1].op
         if isinstance(last, DynamicQuantize) and source.op.index == 0:
             most = (1 << (last.bits - 1)) - 1
             return -most, most
-    quant = node.tensor.quant
-    return (quant.qmin, quant.qmax) if quant is not None else limits
+    return ()
 
 
 def proven(weight: torch.Tensor, dot: Dot, low: int, high: int) -> bool:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from torch import nn
 
 import qcompiler as qc
 from qcompiler.graph import Graph, Level, Node
@@ -182,3 +183,25 @@ def test_random_layers(seed):
 
 def test_there_are_200():
     assert PER_MODULE * MODULES >= 200
+
+
+FILLED = {
+    "padded": lambda: (nn.Identity(), nn.Conv2d(8, 4, 3, padding=1)),
+    "padded-strided": lambda: (nn.Identity(), nn.Conv2d(8, 32, 5, padding=2, stride=2)),
+    "dilated": lambda: (nn.Identity(), nn.ConvTranspose2d(8, 4, 3, stride=2)),
+    "pooled": lambda: (nn.MaxPool2d(2), nn.Conv2d(8, 4, 3, padding=1)),
+    "pad": lambda: (nn.ConstantPad2d(1, 0.0), nn.Linear(12, 5)),
+    "pad-of-a-code": lambda: (nn.ConstantPad2d(1, -0.4), nn.Linear(12, 5)),
+}
+
+
+@pytest.mark.parametrize("case", FILLED)
+def test_borders_hold_codes_that_the_tensor_itself_does_not(case):
+    """A clamp below zero narrows the codes to a few, without the zero point; a border has it, and
+    16-bit sums must be proven for it, too."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3, padding=1), nn.Hardtanh(-0.5, -0.3)
+    net = nn.Sequential(*first, *FILLED[case]()).eval()
+    data = [torch.randn(2, 3, 10, 10) for _ in range(4)]
+    quant = qc.quantize(qc.trace(net, (data[0],)), data)
+    assert torch.equal(qc.build(quant)(data[1]), qc.interpret(quant, data[1]))

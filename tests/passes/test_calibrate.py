@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nets import value
 
 from qcompiler.context import Context
 from qcompiler.data import DataError, pieces
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.interpret import interpret
 from qcompiler.ops import Add, Clamp, Conv2d, Gather, Get, Input, Softmax, Tuple, const
+from qcompiler.ops.values import ALIGNMENT
 from qcompiler.passes.calibrate import calibrate
 from qcompiler.recipe import recipe_of
 from qcompiler.rewrite import named
@@ -281,3 +283,15 @@ def test_one_symbol_with_two_sizes() -> None:
     graph = Graph((a, b), (Add()(a, b, name="y"),))
     with pytest.raises(DataError, match="item 0: input %b: n is 3 and 4 at once"):
         list(pieces([(torch.ones(1, 3), torch.ones(1, 4))], graph))
+
+
+def test_pieces_lie_aligned_however_the_items_do() -> None:
+    """Matrix libraries give other last bits at other addresses: a view is copied."""
+    whole = torch.randn(4 * 13 + 1)
+    item = whole[1:].reshape(4, 13)
+    x = value(1, 13)
+    found = [piece for (piece,) in pieces([item], named(Graph((x,), (x,))))]
+    assert all(piece.data_ptr() % ALIGNMENT == 0 for piece in found)
+    assert torch.equal(torch.cat(found), item)
+    constant = const(item[1:])
+    assert constant.op.value.data_ptr() % ALIGNMENT == 0

@@ -1,10 +1,12 @@
 """Chosen ranges: by the recipe's method, by what ops promise, valid in every corner."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from nets import cnn, context
 from plans import (
     CTX,
     MINMAX,
@@ -20,7 +22,7 @@ from plans import (
     span,
 )
 
-from qcompiler import arith
+from qcompiler import arith, passes
 from qcompiler.graph import Level, Node, Note
 from qcompiler.ops import Clamp, Input, Matmul, Reshape, Sigmoid, Tanh
 from qcompiler.passes.choose_ranges import RangeError, choose_ranges
@@ -143,3 +145,25 @@ def test_only_notes_change() -> None:
         assert (before.name, before.op, before.type) == (after.name, after.op, after.type)
         assert before.note.stats is after.note.stats
     assert all(n.note.scheme is None or n.note.scheme.params is None for n in graph.nodes())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("operand", ["w", "b"])
+def test_weights_that_are_no_numbers_are_refused_by_layer(value, operand):
+    graph = cnn()
+    layer = next(n for n in graph.nodes() if n.name == "project")
+    broken = layer.inputs["wb".index(operand) + 1]
+    broken.op.value.reshape(-1)[0] = value
+    expected = rf"%project = conv2d: expected finite weights, got NaN or inf in %project\.{operand}"
+    with pytest.raises(RangeError, match=expected):
+        passes.quantize(graph, context(graph))
+
+
+def test_weights_too_small_for_any_scale_stay_float():
+    graph = cnn()
+    layer = next(n for n in graph.nodes() if n.name == "project")
+    layer.inputs[1].op.value.mul_(1e-22)
+    done = passes.quantize(graph, context(graph))
+    (kept,) = [n for n in done.nodes() if n.name == "project"]
+    assert kept.note.precision is DType.FLOAT32
+    assert "too little for a scale of 2^-60" in kept.note.reason

@@ -14,7 +14,9 @@ from qcompiler.ops import (
     Clamp,
     Concat,
     Const,
+    Input,
     IntAdd,
+    IntSumPool2d,
     LeakyRelu,
     Linear,
     Mul,
@@ -31,7 +33,7 @@ from qcompiler.ops import (
 )
 from qcompiler.recipe import recipe_of
 from qcompiler.rewrite import named
-from qcompiler.types import DType
+from qcompiler.types import DType, TensorType, symbol
 
 
 def quantized(*outputs, x, recipe="int8"):
@@ -279,3 +281,14 @@ def test_padded_value_with_several_readers():
     (padded, _) = interpret(quant, sample)
     assert torch.allclose(padded[:, -1], torch.tensor(1.3), atol=0.02)
     assert kinds(quant).count("quantize") == 1
+
+
+def test_average_pool_of_a_symbolic_batch():
+    x = Input(TensorType((symbol("batch"), 4, 6, 6), DType.FLOAT32))(name="x")
+    layer = conv(x, 4, name="first")
+    pooled = AvgPool2d(Window((6, 6)))(layer, name="pool")
+    graph = named(Graph((x,), (conv(pooled, 3, 1, name="last"),)))
+    data = [(torch.randn(2, 4, 6, 6),)]
+    ctx = Context(ToyTarget(), recipe_of("int8"), data)
+    result = passes.quantize(graph, ctx)
+    assert any(isinstance(n.op, IntSumPool2d) for n in result.nodes())

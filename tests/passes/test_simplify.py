@@ -190,3 +190,11 @@ def test_inputs_are_never_merged():
     graph = Pipeline((simplify,))(named(Graph((a, b), (Sub()(a, b),))), Context())
     ones, twos = torch.ones(2), 2 * torch.ones(2)
     assert interpret(graph, ones, twos).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("divisor", [1e-39, 1e39, [2.0, 1e-40]])
+def test_division_by_what_has_no_inverse_stays(divisor):
+    x = value(2, dtype=DType.FLOAT32)
+    graph = named(Graph((x,), (Div()(x, const(divisor)),)))
+    done = Pipeline((simplify,))(graph)
+    assert any(isinstance(n.op, Div) for n in done.nodes())

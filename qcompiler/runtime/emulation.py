@@ -1,0 +1,42 @@
+"""Emulated devices for artifacts, where TVM's compiler and torch need not be."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from .tvm_runtime import import_tvm
+
+CUDA = "qcompiler.targets.emulation.cuda"
+
+
+def start_cuda() -> None:
+    """From now on this process has an emulated CUDA device, `tvm.cuda(0)`.
+
+    Raises EmulationError (a RuntimeError) where g++ is missing or a real driver is loaded.
+    """
+    emulator = cuda()
+    emulator.prepare()
+    import_tvm()
+    emulator.start()
+
+
+def cuda() -> ModuleType:
+    """The CUDA emulator, without `qcompiler.targets` around it: that needs TVM's compiler."""
+    if CUDA in sys.modules:
+        return sys.modules[CUDA]
+    if "qcompiler.targets" in sys.modules:
+        return importlib.import_module(CUDA)
+    folder = Path(__file__).parent.parent / "targets" / "emulation" / "cuda"
+    spec = importlib.util.spec_from_file_location(
+        CUDA, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is missing from this installation")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[CUDA] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""Machines this one is not, run in software: the proof of kernels where the hardware is missing."""

@@ -1,0 +1,1 @@
+// A CUDA header that emulated programs include; what they use of it is in qcemu/kernel.h.
