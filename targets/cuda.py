@@ -5,7 +5,7 @@ from __future__ import annotations
 from .base import CPU_FAMILIES, REFUSALS, Target
 from .kernels import anchors, gpu
 from .kernels.algebra import Primitives, rounded_product
-from .kernels.cuda import DP4A, FMA, IMAD
+from .kernels.cuda import DP4A, FMA, IMAD, MMA
 from .kernels.grid import WARP, Grid
 from .x86 import X86_64_V3
 
@@ -35,7 +35,7 @@ def _gpu(arch: str, shared: int) -> Target:
             "registers_per_block": REGISTERS,
             "host": dict(HOST.tvm),
         },
-        isa=(DP4A, IMAD, FMA),
+        isa=(MMA, DP4A, IMAD, FMA),
         primitives=Primitives(product=rounded_product, bits=8, grid=grid),
         features=(*HOST.features, arch),
         support=REFUSALS,

@@ -53,7 +53,7 @@ def as_conv(g: Conv | Linear) -> Conv:
 
 
 def direct_product(
-    g: Conv | Linear, dot: Dot, grid: Grid, *, in_dtype: str, out_dtype: str,
+    g: Conv | Linear, dot: Dot, *, in_dtype: str, out_dtype: str, grid: Grid,
     epilogue: Epilogue = keep, operands: Sequence[Operand] = (), init: bool = True, pad: int = 0,
     shift: int = 0, name: str = "direct",
 ) -> Any:  # fmt: skip

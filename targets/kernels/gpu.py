@@ -11,18 +11,32 @@ from .dot import Dot
 from .geometry import Conv, Linear
 from .grid import Grid
 from .launch import Templates
+from .tiled import known_pixels, tiled_packing, tiled_product
+
+
+def grouped(g: Conv | Linear) -> bool:
+    return isinstance(g, Conv) and g.groups > 1
+
+
+def takes(g: Conv | Linear, dot: Dot) -> bool:
+    """Groups are summed element by element; an instruction of many rows wants as many pixels."""
+    pixels = known_pixels(g)
+    return dot.depth == 1 if grouped(g) else pixels is None or pixels >= dot.rows
+
+
+def in_tiles(g: Conv | Linear, dot: Dot) -> bool:
+    return not grouped(g) and dot.a_dtype == dot.b_dtype
+
+
+def packing(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:
+    return tiled_packing(g, dot) if in_tiles(g, dot) else direct_packing(g)
 
 
 def templates(grid: Grid) -> Templates:
     """The templates of a GPU with this memory shape."""
 
-    def takes(g: Conv | Linear, dot: Dot) -> bool:
-        return dot.depth == 1
-
-    def packing(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:
-        return direct_packing(g)
-
     def weighted(g: Conv | Linear, dot: Dot, **options: Any) -> Any:
-        return direct_product(g, dot, grid, **options)
+        template = tiled_product if in_tiles(g, dot) else direct_product
+        return template(g, dot, grid=grid, **options)
 
     return Templates(takes, packing, weighted, None)
