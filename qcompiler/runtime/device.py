@@ -139,4 +139,4 @@ def _array(value: Any) -> Any:
     """A numpy array over a torch tensor's values, or the array itself, in one piece."""
     if not isinstance(value, np.ndarray):
         value = value.detach().cpu().numpy()
-    return np.ascontiguousarray(value)
+    return np.ascontiguousarray(value).reshape(value.shape)  # it makes a scalar one of rank 1

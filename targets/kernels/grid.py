@@ -63,6 +63,7 @@ def threads(extent: Expr, grid: Grid) -> Iterator[Expr]:
     size = grid.threads
     if isinstance(extent, int):
         size = min(size, whole(extent, WARP))
+    extent = counted(extent)
     blocks = (extent + (size - 1)) // size
     block, thread = T.launch_thread("blockIdx.x", blocks), T.launch_thread("threadIdx.x", size)
     with block as b, thread as t:
@@ -83,6 +84,7 @@ def teams(count: Expr, size: int, grid: Grid) -> Iterator[tuple[Expr, Expr]]:
     block = grid.threads
     if isinstance(count, int):
         block = min(block, whole(count * size, WARP))
+    count = counted(count)
     each = block // size
     blocks = (count + (each - 1)) // each
     with T.launch_thread("blockIdx.x", blocks) as b, T.launch_thread("threadIdx.x", block) as t:
@@ -105,6 +107,14 @@ def guarded(condition: Expr) -> Iterator[None]:
     """What is written inside is for the threads where the condition holds."""
     with T.If(condition), T.Then():
         yield
+
+
+def counted(extent: Expr) -> Expr:
+    """A size known at run time as int32, which a GPU divides several times faster than int64.
+
+    Static sizes have that type by themselves. Neither may reach 2^31 elements.
+    """
+    return extent if isinstance(extent, int) else T.Cast("int32", extent)
 
 
 def whole(count: int, unit: int) -> int:

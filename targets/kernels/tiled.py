@@ -39,7 +39,7 @@ from .cuda import Fragment
 from .direct import as_conv
 from .dot import Dot
 from .geometry import Conv, Linear, as_linear, split_lead
-from .grid import WARP, Grid, guarded
+from .grid import WARP, Grid, counted, guarded
 
 # Bytes that one cp.async copies at most, and words.
 COPY_WORDS = 4
@@ -132,7 +132,7 @@ def tiled_product(
         io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
         packed = Operand("weights", tiled_packing(g, dot).shape(weight), dot.b_dtype)
         x, weights, start, views, out = declare(params, io, packed, dot.acc_dtype, init, operands)
-        pixels = params.symbols.product(g.out_shape[:-1])
+        pixels = counted(params.symbols.product(g.out_shape[:-1]))
         lead = [params.symbols.dim(d) for d in g.out_shape[:-1]]
         blocks = (pixels + (size.rows - 1)) // size.rows
         panels = -(-conv.out_channels // size.columns)
