@@ -3,6 +3,11 @@
 if __name__ != "qcompiler.passes":
     raise ImportError("import qcompiler.passes, not passes: a second copy breaks isinstance")
 
+from qcompiler.errors import MissingTorch, has_torch
+
+if not has_torch():
+    raise MissingTorch("qcompiler.passes")
+
 from qcompiler.pipeline import Pass, Pipeline
 
 from .assign_precision import AssignPrecision, assign_precision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +67,20 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
     with torch.no_grad():
         for done, item in enumerate(cut_items(ctx.data, graph), 1):
             for piece in item:
-                run(graph, piece, see=see)
+                _run(graph, piece, see, f"calibration item {done - 1}")
                 for value in piece:
                     digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             ctx.progress("calibrate", done, total)
     ctx.emit("calibrated", digest.hexdigest())
     return stats
+
+
+def _run(graph: Graph, piece: Any, see: Callable[[Node, Any], None], where: str) -> None:
+    """Raises DataError for ids that are outside of their table, naming the item."""
+    try:
+        run(graph, piece, see=see)
+    except IndexError as e:
+        raise DataError(f"{where}: {e}") from e
 
 
 def _is_value(node: Node) -> bool:

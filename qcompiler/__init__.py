@@ -7,6 +7,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.errors import TORCH, MissingTorch
+
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it; imported when first asked for.
@@ -105,10 +107,6 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 
-class MissingTorch(ImportError):
-    """Everything but load and run needs PyTorch."""
-
-
 def __getattr__(name: str) -> Any:
     if name == "targets":  # a package that is also called: qc.targets() gives the names
         return importlib.import_module("qcompiler.targets")
@@ -118,9 +116,8 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_LAZY[name]), source)
     except ModuleNotFoundError as e:
-        if e.name in ("torch", "sympy"):
-            text = f"qcompiler.{name} needs PyTorch: pip install 'qcompiler[torch]'"
-            raise MissingTorch(text) from None
+        if e.name in TORCH:
+            raise MissingTorch(f"qcompiler.{name}") from None
         raise
 
 

@@ -52,8 +52,27 @@ def _number(name: str, default: int) -> int:
 
 
 def _folder(name: str) -> Path | None:
+    """Raises ValueError for a folder that can neither be written nor made."""
     text = os.environ.get(name, "")
-    return Path(text) if text else None
+    if not text:
+        return None
+    path = Path(text)
+    there = next((p for p in (path, *path.absolute().parents) if os.path.lexists(p)), Path("/"))
+    if not there.is_dir():
+        raise ValueError(f"{name}: expected a folder, got {text!r}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}: the folder {text!r} cannot be written: no access to {there}")
+    return path
+
+
+def folder_for(name: str, path: Path) -> Path:
+    """The folder of that variable, made where it is missing. Raises OSError naming both."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        reason = f"{name}: cannot make this folder: {e.strerror}"
+        raise OSError(e.errno, reason, str(path)) from None
+    return path
 
 
 def cache_folder() -> Path:

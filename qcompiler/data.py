@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.arrays import device_problem, layout_problem
 from qcompiler.errors import InputError
 from qcompiler.graph import Graph, Node
 from qcompiler.interpret import bind_symbols, check_input
@@ -21,6 +22,9 @@ PAIR_HINT = (
     "if the items are (image, label) pairs, as a DataLoader yields them, pass the inputs only: "
     "[x for x, _ in loader]"
 )
+
+
+READABLE = ("cpu", "cuda")  # devices that tensors are copied from
 
 
 class DataError(ValueError):
@@ -105,10 +109,19 @@ def _checked(value: Any, node: Node, where: str) -> torch.Tensor:
     import torch
 
     if isinstance(value, np.ndarray | np.generic):
-        value = torch.from_numpy(np.array(value))
+        try:
+            value = torch.from_numpy(np.array(value))
+        except TypeError:
+            got = f"an array of {value.dtype}"
+            raise DataError(
+                f"{where}, input {_declared(node)}: expected an array of numbers, got {got}"
+            ) from None
     if not isinstance(value, torch.Tensor):
         got = type(value).__name__
         raise DataError(f"{where}, input {_declared(node)}: expected a tensor or array, got {got}")
+    problem = device_problem(value, READABLE) or layout_problem(value)
+    if problem:
+        raise DataError(f"{where}, input {_declared(node)}: {problem}")
     found: torch.Tensor = value.detach().cpu()
     if found.is_floating_point() and not bool(found.isfinite().all()):
         what = "NaN" if bool(found.isnan().any()) else "inf"

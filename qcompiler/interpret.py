@@ -92,7 +92,8 @@ def bind_inputs(
     """The values of the graph's parameters, checked against their declarations."""
     if len(inputs) != len(graph.inputs):
         takes = ", ".join(f"%{n.name}: {n.tensor!r}" for n in graph.inputs) or "none"
-        raise InputError(f"expected {len(graph.inputs)} inputs ({takes}), got {len(inputs)}")
+        count = f"{len(graph.inputs)} input{'s' * (len(graph.inputs) != 1)}"
+        raise InputError(f"expected {count} ({takes}), got {len(inputs)}")
     if state is None:
         state = [n.op.value for n in graph.initial if isinstance(n.op, Const)]
     if len(state) != len(graph.state):

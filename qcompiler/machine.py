@@ -49,6 +49,25 @@ def cores(cpus: Path = CPUS) -> int:
     return max(len(siblings), 1)
 
 
+def logical_cpus() -> int:
+    """How many CPUs, as Linux counts them, this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def threads_problem(count: object) -> str | None:
+    """Why a program cannot run with so many threads; None when it can.
+
+    More threads than CPUs wait for each other at every kernel, and very many end the process.
+    """
+    limit = logical_cpus()
+    if isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= limit:
+        return None
+    return (
+        f"expected a whole number from 1 to {limit}, the logical CPUs this process may use, "
+        f"got {count!r}"
+    )
+
+
 def _siblings(cpu: Path) -> str:
     path = cpu / "topology" / "thread_siblings_list"
     return path.read_text().strip() if path.exists() else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qcompiler.config import Config
+from qcompiler.config import Config, folder_for
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.pipeline import Observer, Pass
@@ -103,7 +103,7 @@ class Dumper(Observer):
     def _write(self, name: str, graph: Graph) -> None:
         from qcompiler.text import save
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder_for("QC_DUMP", self.folder)
         save(graph, self.folder / f"{self.count:02}_{name}.qir", self.folder / "constants")
         self.count += 1
 
@@ -195,7 +195,7 @@ class Reproducer(Observer):
 
         from qcompiler.text import save
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder_for("QC_REPRO", self.folder)
         save(graph, self.folder / "g.qir", self.folder / "constants")
         if ctx.sample is not None:
             arrays = [t.numpy()[None] for t in ctx.sample]  # one sample, as --calibration reads it

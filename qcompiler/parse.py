@@ -207,6 +207,8 @@ class _Reader:
 
             prefix = f"{given['stats']}."
             keys = [k for k in self.constants.keys() if k.startswith(prefix)]  # noqa: SIM118
+            if not keys:
+                raise ParseError(f"statistics {given['stats']} are not among the constants given")
             stored = {k.removeprefix(prefix): self.constants[k] for k in keys}
             given["stats"] = Stats.from_tensors(stored)
         return Note(**given)

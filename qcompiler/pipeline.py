@@ -16,7 +16,14 @@ Run = Callable[[Graph, Context], Graph]
 
 
 class PipelineError(ValueError):
-    """Passes in an order that their levels do not allow, or a graph at a wrong level."""
+    """Passes in an order that their levels do not allow, or a graph at a wrong level.
+
+    wanted: the pass that needs another level.
+    """
+
+    def __init__(self, text: str, wanted: Pass | None = None) -> None:
+        super().__init__(text)
+        self.wanted = wanted
 
 
 class PassError(RuntimeError):
@@ -147,7 +154,8 @@ class Pipeline:
         for p in self.passes:
             if not at & set(p.needs):
                 left = " or ".join(level.name for level in sorted(at))
-                raise PipelineError(f"{_wants(p)}, but {last.name if last else ''} leaves {left}")
+                found = f"{last.name if last else ''} leaves {left}"
+                raise PipelineError(f"{_wants(p)}, but {found}", p)
             at = at & set(p.needs) if p.gives is None else {p.gives}
             last = p
 
@@ -170,7 +178,7 @@ class Pipeline:
         done = 0
         for p in self.passes:
             if graph.level not in p.needs:
-                raise PipelineError(f"{_wants(p)}, but the graph is at {graph.level.name}")
+                raise PipelineError(f"{_wants(p)}, but the graph is at {graph.level.name}", p)
             done += p.optional
             if p.optional and 0 <= bisect < done:
                 continue

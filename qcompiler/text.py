@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.atomic import CANNOT, probe, replacing
 from qcompiler.graph import Graph, Node, Note
 from qcompiler.op import Op
 from qcompiler.ops import Const, Input, Region, Step
@@ -181,50 +182,105 @@ def _params_in(node: Node) -> Iterable[QParams]:
 def save(graph: Graph, path: Path | str, store: Path | None = None) -> None:
     """Write `path`, and its constants by hash into `store` (default: `<name>.constants/`).
 
-    Each file is written whole or not at all.
+    The folder of `path` must exist. Either all is written or nothing; constants that are there
+    already are kept. Raises OSError naming `path`.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     text, table = str(graph), constants_of(graph)
-    folder = store or path.with_suffix(".constants")
-    folder.mkdir(parents=True, exist_ok=True)
+    probe(path)
+    with _all_or_nothing(path) as made:
+        _save_constants(table, store or path.with_suffix(".constants"), made)
+        with replacing(path) as file:
+            file.write(text.encode())
+
+
+@contextmanager
+def _all_or_nothing(path: Path) -> Iterator[list[Path]]:
+    """A list for what is made: removed, the last first, when the block fails."""
+    made: list[Path] = []
+    try:
+        yield made
+    except BaseException as e:
+        for one in reversed(made):
+            with suppress(OSError):
+                one.rmdir() if one.is_dir() else one.unlink()
+        if isinstance(e, OSError) and e.filename != str(path):
+            reason = (e.strerror or str(e)).removeprefix(f"{CANNOT}: ")
+            reason = f"{CANNOT}: its constants, {e.filename}: {reason}"
+            raise OSError(e.errno, reason, str(path)) from None
+        raise
+
+
+def _save_constants(table: Mapping[str, torch.Tensor], folder: Path, made: list[Path]) -> None:
+    from safetensors.torch import save as encoded
+
+    if not folder.is_dir():
+        folder.mkdir()
+        made.append(folder)
     for key, value in table.items():
         file = folder / f"{key}.safetensors"
         if not file.exists():
-            part = file.with_suffix(".part")
-            save_file({"value": value.clone()}, part)
-            os.replace(part, file)
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
+            content = encoded({"value": value.clone()})
+            with replacing(file) as out:
+                out.write(content)
+            made.append(file)
 
 
 def load(path: Path | str, store: Path | None = None) -> Graph:
-    """Read a graph that `save` wrote. Raises ParseError naming the line that is wrong."""
-    from qcompiler.parse import parse
+    """Read a graph that `save` wrote.
+
+    Raises ParseError naming the file, and the line that is wrong or the constant that is missing;
+    ValueError naming a file that holds no text.
+    """
+    from qcompiler.parse import ParseError, parse
 
     path = Path(path)
-    folders = (store, path.with_suffix(".constants"), path.parent / "constants")
-    folder = next((f for f in folders if f is not None and f.is_dir()), path.parent)
-    return parse(path.read_text(), Store(folder))
+    own = path.with_suffix(".constants")
+    folders = (store, own, path.parent / "constants")
+    folder = next((f for f in folders if f is not None and f.is_dir()), None)
+    text = read_text(path)
+    try:
+        return parse(text, Store(folder or path.parent, folder or own))
+    except ParseError as e:
+        raise ParseError(f"{path}: {e}") from e
+
+
+def read_text(path: Path) -> str:
+    """Raises ValueError naming a file that holds no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected the text of a graph (.qir), got other data") from None
 
 
 class Store(dict[str, Any]):
-    """Constants by hash, read from a folder when asked for."""
+    """Constants by hash, read from a folder when asked for: any hash may be in it.
 
-    def __init__(self, folder: Path) -> None:
+    expected: the folder that a message names.
+    """
+
+    def __init__(self, folder: Path, expected: Path | None = None) -> None:
         super().__init__()
         self.folder = folder
+        self.expected = expected or folder
 
     def __contains__(self, key: object) -> bool:
-        plain = isinstance(key, str) and re.fullmatch(r"[0-9a-f]+(\.\w+)?", key)
-        return bool(plain) and (self.folder / f"{key}.safetensors").is_file()
+        return isinstance(key, str) and re.fullmatch(r"[0-9a-f]+(\.\w+)?", key) is not None
 
     def __missing__(self, key: str) -> torch.Tensor:
+        """Raises ParseError naming the file that is not there or damaged."""
         from safetensors.torch import load_file
 
-        value: torch.Tensor = load_file(self.folder / f"{key}.safetensors")["value"]
+        from qcompiler.parse import ParseError
+
+        file = self.folder / f"{key}.safetensors"
+        if not file.is_file():
+            missing = self.expected / file.name
+            raise ParseError(f"constant {key}: no file {missing}; it was written with the text")
+        try:
+            value: torch.Tensor = load_file(file)["value"]
+        except Exception as e:  # of kinds that only safetensors knows
+            raise ParseError(f"constant {key}: {file} is damaged: {e}") from None
         self[key] = value
         return value
 

@@ -5,10 +5,15 @@ if __name__ != "qcompiler.targets":
 
 import sys
 
+from qcompiler.errors import MissingTorch, has_torch
+
+if not has_torch():
+    raise MissingTorch("qcompiler.targets")
+
 if getattr(sys.modules.get("tvm.base"), "_RUNTIME_ONLY", False):
     raise ImportError(
-        "this process has loaded TVM without its compiler, as qcompiler.load does where torch is "
-        "not imported yet; import torch before load, or compile in another process"
+        "this process has loaded TVM without its compiler (TVM_USE_RUNTIME_LIB is set, or torch "
+        "was installed after qcompiler.load); compile in another process"
     )
 
 from types import ModuleType

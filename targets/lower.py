@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def lower(graph: Graph, target: Target) -> Lowered:
         raise LowerError(f"the graph was fused for {graph.target!r}, not for {target.name!r}")
     nodes = graph.nodes()
     launches = _launches(nodes, target)
-    return _Module(graph, launches).built(nodes)
+    return _Module(graph, launches, target).built(nodes)
 
 
 def _launches(nodes: list[Node], target: Target) -> dict[Node, Launch]:
@@ -58,7 +59,8 @@ def _launches(nodes: list[Node], target: Target) -> dict[Node, Launch]:
             if reason:
                 problems[node] = reason
             continue
-        answer = target.answer(node)
+        with _naming(node, target):
+            answer = target.answer(node)
         if isinstance(answer, Miss):
             problems[node] = answer.reason
         else:
@@ -66,6 +68,25 @@ def _launches(nodes: list[Node], target: Target) -> dict[Node, Launch]:
     if problems:
         raise LowerError(_refusal(problems, target))
     return found
+
+
+@contextmanager
+def _naming(node: Node, target: Target) -> Iterator[None]:
+    """Whatever goes wrong in here, a defect of a kernel too, is an error that names the node."""
+    try:
+        yield
+    except LowerError:
+        raise
+    except Exception as e:
+        reason = f"{type(e).__name__}: {first_line(e)}"
+        raise LowerError(
+            f"{target.name} cannot write the kernel of {_problem(node, reason)}; this is a defect "
+            "of qcompiler: change the model there, and report it"
+        ) from e
+
+
+def first_line(error: Exception) -> str:
+    return next((x.strip() for x in str(error).splitlines() if x.strip()), "no message")
 
 
 def _refusal(problems: Mapping[Node, str], target: Target) -> str:
@@ -93,6 +114,7 @@ class _Module:
 
     graph: Graph
     launches: dict[Node, Launch]
+    target: Target
     builder: Any = field(default_factory=relax.BlockBuilder)
     by_key: dict[Hashable, Any] = field(default_factory=dict)
     symbols: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +126,7 @@ class _Module:
         for node in self.graph.parameters:
             self.values[node] = relax.Var(_name(node), self.type(node.type))
         self._declare_weights(nodes)
-        functions = {node: self._function(launch) for node, launch in self.launches.items()}
+        functions = {node: self._function(node, launch) for node, launch in self.launches.items()}
         inputs = [self.values[n] for n in self.graph.parameters]
         params = [*inputs, *(var for _, var in self.weights.values())]
         with self.builder.function("main", params, {"num_input": len(inputs)}):
@@ -167,10 +189,11 @@ class _Module:
         self.faults.append((launch.fault, self.builder.emit(relax.TupleGetItem(both, 0))))
         return relax.TupleGetItem(both, 1)
 
-    def _function(self, launch: Launch) -> Any:
+    def _function(self, node: Node, launch: Launch) -> Any:
         """The global of the launch's function; the builder keeps equal functions once."""
         if launch.key not in self.by_key:
-            made = launch.build()
+            with _naming(node, self.target):
+                made = launch.build()
             kind = str(made.attrs["global_symbol"])
             function = made.without_attr("global_symbol")
             self.by_key[launch.key] = self.builder.add_func(function, kind)

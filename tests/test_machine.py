@@ -1,10 +1,13 @@
 """What is read of the machine, and files that appear whole or not at all."""
 
+import errno
 import os
+import stat
+from pathlib import Path
 
 import pytest
 
-from qcompiler import machine
+from qcompiler import atomic, machine
 from qcompiler.atomic import probe, replacing
 
 CPUINFO = """processor\t: 0
@@ -70,3 +73,59 @@ def test_a_probe_changes_nothing(tmp_path) -> None:
         with pytest.raises(OSError, match="cannot write") as caught:
             probe(bad)
         assert caught.value.filename == str(bad)
+
+
+def test_links_stay_and_the_file_they_name_is_written(tmp_path) -> None:
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "a.bin", tmp_path / "there" / "b.bin"
+    link.symlink_to("there/b.bin")
+    for content in (b"new", b"newer"):  # a link to nothing, and one to a file
+        with replacing(link) as file:
+            file.write(content)
+        assert link.is_symlink() and target.read_bytes() == content
+        assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for bad in (pipe, link, Path("/dev/null")):
+        with pytest.raises(OSError, match="it is no plain file") as caught, replacing(bad):
+            pass
+        assert caught.value.filename == str(bad)
+        with pytest.raises(OSError, match="cannot write: it is no plain file"):
+            probe(bad)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+def test_the_reason_is_that_of_the_file_asked_for(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "good.qcm"
+    file.write_text("in the way")
+    cases = {file / "x.qcm": "Not a directory", tmp_path / ("x" * 300): "File name too long"}
+    for path, reason in cases.items():
+        for write in (probe, _written):
+            with pytest.raises(OSError, match=f"cannot write: {reason}") as caught:
+                write(path)
+            assert caught.value.filename == str(path)
+    with replacing(tmp_path / ("x" * 255)) as longest:  # what a file system just allows
+        longest.write(b"")
+
+    def readonly(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "a.part")
+
+    for name in ("unlink", "touch"):
+        monkeypatch.setattr(Path, name, readonly)
+    monkeypatch.setattr(atomic.os, "replace", readonly)
+    path = tmp_path / "a.bin"
+    for write in (probe, _written):
+        with pytest.raises(OSError, match="cannot write: Read-only") as caught:
+            write(path)
+        assert caught.value.filename == str(path)
+
+
+def _written(path: Path) -> None:
+    with replacing(path) as file:
+        file.write(b"new")

@@ -1,6 +1,8 @@
 """The text form: golden examples, round trips at every level, hostile texts."""
 
 import copy
+import errno
+import os
 import pickle
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import cnn, context, encoder, value
 
-from qcompiler import passes
+from qcompiler import atomic, passes
 from qcompiler.graph import Graph
 from qcompiler.interpret import interpret
 from qcompiler.ops import Add, Clamp, Input, Mul, Reshape, Slice, const
@@ -172,3 +174,46 @@ def test_nodes_are_copied_as_what_they_are_and_pickled_flat():
         node = Clamp(lo=-1.0)(node)
     again = pickle.loads(pickle.dumps(node))
     assert again.op == node.op and len(Graph((), (again,)).nodes()) == 5001
+
+
+def test_a_graph_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    """A full disk, at the first constant and at the text; a folder that is not there."""
+    graph = cnn()
+    missing = tmp_path / "none" / "g.qir"
+    with pytest.raises(OSError, match="cannot write: No such file") as caught:
+        save(graph, missing)
+    assert caught.value.filename == str(missing)
+    path = tmp_path / "g.qir"
+    for full in (".safetensors", ".qir"):
+        monkeypatch.setattr(atomic.os, "replace", until_full(full))
+        with pytest.raises(OSError, match=r"cannot write.*No space left") as caught:
+            save(graph, path)
+        assert caught.value.filename == str(path)
+        assert list(tmp_path.iterdir()) == []
+
+
+def until_full(suffix):
+    replace = os.replace
+
+    def replaced(part, target):
+        if str(target).endswith(suffix):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part)
+        replace(part, target)
+
+    return replaced
+
+
+def test_a_failure_keeps_what_was_there(tmp_path, monkeypatch):
+    graph, path, store = cnn(), tmp_path / "g.qir", tmp_path / "constants"
+    (tmp_path / "g.part").write_text("a user's own")
+    save(graph, path, store)
+    next(iter(store.iterdir())).unlink()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(atomic.os, "replace", until_full(".qir"))
+    with pytest.raises(OSError, match="No space left"):
+        save(graph, path, store)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    (tmp_path / "h.constants").write_text("in the way")
+    with pytest.raises(OSError, match=r"its constants, .*h.constants: File exists") as caught:
+        save(graph, tmp_path / "h.qir")
+    assert caught.value.filename == str(tmp_path / "h.qir")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,8 +45,12 @@ class TorchAlgebra:
         return a / b
 
     def sqrt(self, a: Tensor, /) -> Tensor:
-        # Above some thousand elements torch's float32 root is MKL's, off by one ulp at times.
-        return torch.sqrt(a.double()).to(a.dtype)
+        # Torch's roots are MKL's, off by one ulp at times: in float32 above some thousand elements,
+        # in float64 always; numpy's are IEEE's.
+        if a.dtype is not torch.float64 or a.requires_grad:
+            return torch.sqrt(a.double()).to(a.dtype)
+        with np.errstate(invalid="ignore"):
+            return torch.as_tensor(np.sqrt(a.numpy()))
 
     def neg(self, a: Tensor, /) -> Tensor:
         return -a

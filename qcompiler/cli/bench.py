@@ -13,7 +13,7 @@ import click
 
 from qcompiler.cli.build import DATA, chosen
 from qcompiler.cli.progress import Show, progress
-from qcompiler.cli.sources import Model, data_of, model_of
+from qcompiler.cli.sources import Model, allowed_threads, data_of, model_of
 
 if TYPE_CHECKING:
     from qcompiler.timing import Times
@@ -32,7 +32,7 @@ EPILOG = (
 @click.option("--recipe", default="int8", show_default=True, metavar="R")
 @DATA
 @click.option("--rounds", type=click.IntRange(min=2), default=30, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=int, callback=allowed_threads, default=1, show_default=True)
 @click.option("--against", metavar="PEERS", help="Not done yet.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(

@@ -78,8 +78,7 @@ def compile_(
     graph = graph_of(source)
     if graph is None or graph.level is Level.FLOAT:
         needs_data(wanted, calibration)
-    for path in (output, report):
-        require_writable(path)
+    require_writable(output, report)
     from qcompiler import api
 
     with progress(sys.stdout) as show:

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from qcompiler.config import from_env
+from qcompiler.errors import TORCH, MissingTorch
 
 DONE, REFUSED, USAGE = 0, 1, 2
 STOPPED = 130  # as shells report a program that was interrupted
-TORCH = ("torch", "sympy")
 
 
 class Refused(Exception):
@@ -56,7 +56,8 @@ def _failed(error: Exception) -> int:
 
 def message(error: Exception) -> str:
     """What a user reads of an error."""
-    if isinstance(error, ModuleNotFoundError) and error.name in TORCH:
+    absent = isinstance(error, ModuleNotFoundError) and error.name in TORCH
+    if absent or isinstance(error, MissingTorch):
         return "this needs PyTorch: pip install 'qcompiler[torch]'"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -72,4 +73,4 @@ EXPECTED: tuple[type[Exception], ...] = (
 
 def usage(error: Exception, option: str) -> Any:
     """The same error as wrong usage of an option."""
-    return click.BadParameter(str(error), param_hint=f"'{option}'")
+    return click.BadParameter(message(error), param_hint=f"'{option}'")

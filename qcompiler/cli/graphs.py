@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 
-from qcompiler.cli.build import DATA, chosen
+from qcompiler.cli.build import DATA, chosen, needs_data
+from qcompiler.cli.exits import Refused
 from qcompiler.cli.progress import progress
 from qcompiler.cli.sources import data_of, require_writable
 
 if TYPE_CHECKING:
-    from qcompiler.graph import Graph
     from qcompiler.pipeline import Pass
     from qcompiler.runtime.bundle import Bundle
 
-FILE = click.Path(exists=True, dir_okay=False)
+FILE = click.Path(exists=True, dir_okay=False, readable=False)  # reading it says why it cannot
 
 
 @click.command()
@@ -29,7 +29,9 @@ FILE = click.Path(exists=True, dir_okay=False)
 def inspect(path: str) -> None:
     """Print what is known of an artifact, and the text of its graph. Needs no PyTorch."""
     if path.endswith(".qir"):
-        click.echo(Path(path).read_text(), nl=False)
+        from qcompiler.text import read_text
+
+        click.echo(read_text(Path(path)), nl=False)
         return
     from qcompiler.runtime.bundle import GRAPH, read
 
@@ -77,28 +79,44 @@ def opt(
     The graph's constants are read from the folder beside it that it was written with.
     """
     from qcompiler import text
+    from qcompiler.api import context
     from qcompiler.config import from_env
     from qcompiler.observers import observers_of
-    from qcompiler.pipeline import Pipeline
+    from qcompiler.passes import by_name
+    from qcompiler.pipeline import Pipeline, PipelineError
 
+    if path.endswith(".qcm"):
+        raise Refused(f"{path} is a program, opt takes the text of a graph; see qcompiler inspect")
     require_writable(output)
-    pipeline = Pipeline(tuple(parsed_passes(passes)))
+    steps = tuple(parsed_passes(passes))
     graph = text.load(Path(path))
-    names = (target or graph.target or "x86-64-v3", recipe or graph.recipe or "int8")
+    machine, wanted = chosen(
+        target or graph.target or "x86-64-v3", recipe or graph.recipe or "int8"
+    )
+    if by_name("calibrate") in steps:
+        needs_data(wanted, calibration)
     with progress(sys.stderr if output is None else sys.stdout) as show:
-        ctx = _context(graph, *names, calibration, show)
-        result = pipeline(graph, ctx, observers_of(from_env()))
+        ctx = context(graph, data_of(calibration), machine, wanted, show)
+        try:
+            result = Pipeline(steps)(graph, ctx, observers_of(from_env()))
+        except PipelineError as e:
+            if e.wanted is None:
+                raise
+            raise Refused(f"{e}; {_way_there(e.wanted)}") from e
     if output is None:
         click.echo(str(result), nl=False)
     else:
         text.save(result, Path(output))
 
 
-def _context(graph: Graph, target: str, recipe: str, calibration: str | None, show: Any) -> Any:
-    from qcompiler.api import context
+def _way_there(wanted: Pass) -> str:
+    """How to get a graph of the level that a pass needs."""
+    from qcompiler.passes import ALL
 
-    machine, wanted = chosen(target, recipe)
-    return context(graph, data_of(calibration), machine, wanted, show)
+    givers = [f"{p.name} gives {p.gives.name}" for p in ALL if p.gives in wanted.needs and p.gives]
+    if givers:
+        return f"{', '.join(givers)}: run it before"
+    return "take the text of an earlier stage, as QC_DUMP=dir writes them"
 
 
 def parsed_passes(text: str) -> Iterator[Pass]:

@@ -8,12 +8,15 @@ import click
 
 from qcompiler.atomic import replacing
 from qcompiler.cli.exits import REFUSED
-from qcompiler.cli.sources import arrays_of, by_name, require_writable
+from qcompiler.cli.sources import allowed_threads, arrays_of, by_name, require_writable
 
-ARTIFACT = click.argument("artifact", type=click.Path(exists=True, dir_okay=False))
+ARTIFACT = click.argument(
+    "artifact", type=click.Path(exists=True, dir_okay=False, readable=False)
+)  # reading it says why it cannot be read
 THREADS = click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads to use; the physical cores unless given."
-)
+    "--threads", type=int, callback=allowed_threads,
+    help="Threads to use; the physical cores unless given.",
+)  # fmt: skip
 SHOWN = 20  # rows of a table; the rest is counted
 
 

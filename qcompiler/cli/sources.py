@@ -6,14 +6,18 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qcompiler.cli.exits import Refused
+from qcompiler.errors import TORCH
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,6 +36,10 @@ DATA_HELP = (
 )
 
 
+NPY = b"\x93NUMPY"  # how a file of one array begins
+_KINDS = {"SOURCE": "a .pt2 file, a .qir text", "--calibration": "an .npz file"}
+
+
 @dataclass(frozen=True)
 class Model:
     """What a SOURCE gives: a module or an exported program, and how to trace it."""
@@ -45,13 +53,27 @@ def model_of(source: str) -> Model:
     """Raises click.BadParameter for what is no SOURCE, Refused for what it should not return."""
     if source.endswith(".pt2"):
         return _exported(source)
-    found = _function(source, "SOURCE")()
+    function = _function(source, "SOURCE")
+    with _said_by(source):
+        found = function()
     parts = found if isinstance(found, tuple) else (found,)
     if len(parts) not in (2, 3) or not isinstance((*parts, {})[2], Mapping):
         got = type(found).__name__
         raise Refused(f"{source}: expected it to return (module, example_inputs), got {got}")
     module, inputs = parts[:2]
     return Model(module, inputs, parts[2] if len(parts) == 3 else {})
+
+
+@contextmanager
+def _said_by(source: str) -> Iterator[None]:
+    """What the user's own code raises is told as its own."""
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, ModuleNotFoundError) and e.name in TORCH:
+            raise
+        hint = "" if isinstance(e, ModuleNotFoundError) else " (set QC_DEBUG=1 for the traceback)"
+        raise Refused(f"{source}: {type(e).__name__}: {e}{hint}") from e
 
 
 def graph_of(source: str) -> Graph | None:
@@ -68,13 +90,19 @@ def graph_of(source: str) -> Graph | None:
 def _exported(path: str) -> Model:
     if not Path(path).is_file():
         raise click.BadParameter(f"no file {path!r}", param_hint="'SOURCE'")
+    if not zipfile.is_zipfile(path):
+        raise Refused(f"{path}: torch.export.load cannot read it: it is no zip, or was cut off")
     import torch
 
+    from qcompiler.frontend.export import quiet
+
     try:
-        program = torch.export.load(path)
+        with quiet():
+            program = torch.export.load(path)
     except Exception as e:  # of many kinds: it is a zip that torch takes apart
-        reason = str(e).strip().splitlines()[:1]
-        raise Refused(f"{path}: torch.export.load cannot read it: {' '.join(reason)}") from e
+        reason = " ".join(str(e).strip().splitlines()[:1])
+        reason = "it holds no exported program" if "warnings above" in reason else reason
+        raise Refused(f"{path}: torch.export.load cannot read it: {reason}") from e
     args, kwargs = program.example_inputs or ((), {})
     return Model(program, args, {"kwargs": kwargs} if kwargs else {})
 
@@ -83,14 +111,17 @@ def _function(text: str, what: str) -> Any:
     module, _, name = text.partition(":")
     if not module or not name:
         raise click.BadParameter(
-            f"expected a file or package.module:function, got {text!r}", param_hint=f"'{what}'"
+            f"expected {_KINDS[what]} or package.module:function, got {text!r}",
+            param_hint=f"'{what}'",
         )
     # As `python -m` does; commands that take no SOURCE import nothing from the current folder.
     sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as e:
-        if e.name is None or not (module == e.name or module.startswith(f"{e.name}.")):
+        with _said_by(module):
+            found: Any = importlib.import_module(module)
+    except Refused as e:
+        absent = e.__cause__.name if isinstance(e.__cause__, ModuleNotFoundError) else None
+        if absent is None or not (module == absent or module.startswith(f"{absent}.")):
             raise
         raise click.BadParameter(f"no module {module!r}", param_hint=f"'{what}'") from None
     for part in name.split("."):
@@ -105,11 +136,42 @@ def data_of(text: str | None) -> Iterable[Any] | None:
     """Calibration items. A DATA file is read whole; a function's items one after the other."""
     if text is None:
         return None
-    if text.endswith(".npz"):
+    if text.endswith(".npz") or Path(text).is_file():
         return Samples(arrays_of(text, "--calibration"))
     items = _function(text, "--calibration")
-    found: Iterable[Any] = items() if callable(items) else items
-    return found
+    with _said_by(text):
+        found: Any = items() if callable(items) else items
+    if isinstance(found, Mapping) or hasattr(found, "ndim") or not isinstance(found, Iterable):
+        return found  # type: ignore[no-any-return]
+    return SizedItems(text, found) if isinstance(found, Sized) else Items(text, found)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a function yields; an error in it says where it comes from."""
+
+    source: str
+    values: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        with _said_by(self.source):
+            rest = iter(self.values)
+        while True:
+            with _said_by(self.source):
+                one = list(islice(rest, 1))
+            if not one:
+                return
+            yield one[0]
+
+
+@dataclass(frozen=True)
+class SizedItems(Items):
+    """The same of a list or a DataLoader, whose length is known."""
+
+    values: Any
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 @dataclass(frozen=True)
@@ -143,11 +205,23 @@ def arrays_of(path: str, what: str) -> Arrays:
 
     if not Path(path).is_file():
         raise click.BadParameter(f"no file {path!r}", param_hint=f"'{what}'")
+    expected = f"{path}: expected an .npz file of plain arrays, as np.savez(path, x=array) writes"
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as start:
+            one = start.read(len(NPY)) == NPY
+        raise Refused(f"{expected}, got {'an .npy file of one array' if one else 'other data'}")
+    name = ""
+    found: Arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, KeyError) as e:
-        raise Refused(f"{path}: expected an .npz file of plain arrays: {e}") from None
+            for name in file.files:
+                found[name] = file[name]
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, KeyError, zlib.error):
+        raise Refused(f"{expected}; {name!r} in it is damaged or holds objects") from None
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray):
+            raise Refused(f"{expected}; {name!r} in it is no array")
+    return found
 
 
 def by_name(arrays: Arrays, names: Sequence[str], path: str) -> list[Any]:
@@ -161,10 +235,28 @@ def by_name(arrays: Arrays, names: Sequence[str], path: str) -> list[Any]:
     return [arrays[name] for name in names]
 
 
-def require_writable(path: str | None) -> None:
-    """Say before the work that its result cannot be written. Raises OSError naming the path."""
-    if path is None:
-        return
+def allowed_threads(_ctx: click.Context, _param: click.Parameter, count: int | None) -> int | None:
+    """A callback of --threads. Raises click.BadParameter."""
+    from qcompiler.machine import threads_problem
+
+    problem = threads_problem(count) if count is not None else None
+    if problem:
+        raise click.BadParameter(problem)
+    return count
+
+
+def require_writable(*paths: str | None) -> None:
+    """Say before the work that its results cannot be written.
+
+    Raises click.UsageError for no name and for one name twice, OSError naming the path.
+    """
     from qcompiler.atomic import probe
 
-    probe(Path(path))
+    given = [path for path in paths if path is not None]
+    if "" in given:
+        raise click.UsageError("expected the name of a file to write, got ''")
+    places = {os.path.realpath(path) for path in given}
+    if len(places) < len(given):
+        raise click.UsageError(f"{' and '.join(given)} are one file; give each its own")
+    for path in given:
+        probe(Path(path))

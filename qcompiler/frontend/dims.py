@@ -55,7 +55,10 @@ class Dims:
             return int(expr)
         if expr.is_Symbol:
             if expr not in self.symbols:
-                raise Refusal("a size that depends on the data, as of nonzero or x[mask]")
+                raise Refusal(
+                    "a size that depends on the data, as of nonzero or x[mask]; keep the shape, "
+                    "torch.where(mask, x, 0)"
+                )
             return self.symbols[expr]
         if expr.is_Pow and expr.exp.is_Integer and expr.exp > 0:
             return reduce(operator.mul, [self.of(expr.base)] * int(expr.exp))

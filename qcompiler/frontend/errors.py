@@ -32,8 +32,7 @@ class Absent:
 
 def place_of(error: BaseException, module: torch.nn.Module | None = None) -> str:
     """Where in the user's code an exception arose: `layer1.0 (Block), net.py:12`, or empty."""
-    frames = [f for e in _chain(error) for f in _frames(e.__traceback__)]
-    users = [f for f in frames if not _of_torch(f[0].f_code.co_filename)]
+    users = users_frames(error)
     inside = [k for k, (frame, _) in enumerate(users) if _owner(frame) is not None]
     if not inside:
         return ""
@@ -43,6 +42,12 @@ def place_of(error: BaseException, module: torch.nn.Module | None = None) -> str
     path = names.get(owner, "") if owner is not None else ""
     text = f"{Path(frame.f_code.co_filename).name}:{line}"
     return f"{path!r} ({type(owner).__name__}), {text}" if path else text
+
+
+def users_frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """The frames and lines outside of torch and of this package, the innermost last."""
+    frames = [f for e in _chain(error) for f in _frames(e.__traceback__)]
+    return [f for f in frames if not _of_torch(f[0].f_code.co_filename)]
 
 
 def _chain(error: BaseException) -> list[BaseException]:

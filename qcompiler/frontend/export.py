@@ -16,6 +16,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from qcompiler.frontend.alone import own_failure, read_out
 from qcompiler.frontend.dims import axis_names
 from qcompiler.frontend.errors import TraceError, first_line, place_of
 from qcompiler.frontend.signature import on_result, register_dataclasses
@@ -105,7 +106,7 @@ def _export(
     try:
         return torch.export.export(source, args, kwargs, dynamic_shapes=dynamic, strict=False)
     except Exception as error:
-        raise explained(error, source) from error
+        raise explained(error, source, (args, kwargs)) from error
     finally:
         hook.remove()
 
@@ -134,17 +135,28 @@ def _functional(program: ExportedProgram, source: torch.nn.Module | None = None)
         raise explained(error, source) from error
 
 
-def explained(error: Exception, source: torch.nn.Module | None) -> TraceError:
+def explained(
+    error: Exception, source: torch.nn.Module | None, given: Arguments | None = None
+) -> TraceError:
     """One or two lines instead of torch's pages: what, where, what to do."""
     where = place_of(error, source)
     at = f" at {where}" if where else ""
     if isinstance(error, GuardOnDataDependentSymNode) or _mentions(error, "data-dependent"):
+        read = read_out(error)
+        if read:
+            return TraceError(
+                f"the model depends on its data{at}: {read} makes a Python number of a tensor, "
+                "which a graph has not; compute with the tensor itself, torch.where for a branch"
+            )
         return TraceError(
             f"the model's control flow depends on its data{at}; "
             "a graph has no such branch: use torch.where, or trace the parts separately"
         )
     if _mentions(error, "dynamic_shapes", "Constraints violated", "specialized"):
         return TraceError(f"dynamic_shapes do not hold{at}: {_constraint(error)}")
+    own = own_failure(source, *given) if source is not None and given else None
+    if own:
+        return TraceError(own)
     return TraceError(f"torch.export failed{at}: {type(error).__name__}: {first_line(error)}")
 
 

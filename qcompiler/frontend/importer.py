@@ -203,7 +203,7 @@ class Importer:
         if isinstance(val, torch.SymInt | int) and not isinstance(val, bool):
             return self.dims.dim(val)
         if isinstance(val, SIZES):
-            return Absent(f"{shown(node.target)} of symbolic sizes")
+            return Absent(READ.get(node.target, f"{shown(node.target)} of symbolic sizes"))
         args = bound(node, self.operand)
         vals = val if isinstance(val, list | tuple) else [val]
         self.b.begin(self.sites.of(node), [self.type_of(v) for v in vals])
@@ -251,6 +251,10 @@ class Importer:
         raise Refusal("a body without a result")
 
 
+READ: dict[Any, str] = dict.fromkeys(
+    (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default),
+    ".item(), which makes a Python number of a tensor; compute with the tensor itself",
+)
 SIZES = (torch.SymInt, torch.SymBool, torch.SymFloat)
 HALF = (DType.FLOAT16, DType.BFLOAT16)
 

@@ -18,6 +18,10 @@ FIRST = 12
 """Histograms that show at once, those of the layers with most multiply-adds; the rest fold out."""
 
 
+WIDE, NARROW = 6, 3
+"""Cards side by side, at most, in a window of the page's full width and in a smaller one."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A table of its own, put before the layers: rows of text under columns, and a remark."""
@@ -50,12 +54,14 @@ def page(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     shapes.filters.update(big=table.big, size=table.size, decibels=table.decibels)
+    shown = cards(report)
     facts: dict[str, Any] = {
         "title": title,
         "version": __version__,
         "report": report,
         "totals": table.totals(report),
-        "cards": cards(report),
+        "cards": shown,
+        "columns": (columns(len(shown), WIDE), columns(len(shown), NARROW)),
         "sections": sections,
         "reasons": table.by_reason(report),
         "rows": layer_rows(report, found),
@@ -89,6 +95,12 @@ def cards(report: Report) -> list[tuple[str, str, str]]:
     for name, ms in report.times_ms.items():
         found.append((f"{ms:.1f} ms", name, "median of a call"))
     return found
+
+
+def columns(count: int, most: int) -> int:
+    """In how many columns cards stand, so that the rows are as even as they can be."""
+    rows = max(-(-count // most), 1)
+    return max(-(-count // rows), 1)
 
 
 def layer_rows(report: Report, found: Sequence[Weight]) -> list[dict[str, Any]]:

@@ -86,13 +86,13 @@ class Archive:
 
     def member(self, name: str) -> memoryview:
         if name not in self.regions:
-            raise ArtifactError(f"it has no {name}")
+            raise ArtifactError(f"it has no {name!r}")
         return memoryview(self.data)[self.regions[name]]
 
     def check(self, members: Mapping[str, Member]) -> None:
         """Raises ArtifactError unless all bytes are those that were written."""
         if set(self.regions) != {MANIFEST, *members}:
-            found = ", ".join(sorted(set(self.regions) ^ {MANIFEST, *members}))
+            found = ", ".join(map(repr, sorted(set(self.regions) ^ {MANIFEST, *members})))
             raise ArtifactError(f"its members differ from its manifest: {found}")
         if bytes(self.data[-COMMENT_SIZE:]) != COMMENT + self.frame().encode():
             raise ArtifactError(f"it was damaged or changed (hash of {MANIFEST})")

@@ -43,7 +43,12 @@ class Bundle:
     files: tuple[Any, ...] = field(default=(), repr=False)
 
     def text(self, name: str) -> str:
-        return bytes(self.members[name]).decode()
+        """Raises ArtifactError for a member that is no text."""
+        try:
+            return bytes(self.members[name]).decode()
+        except UnicodeDecodeError:
+            where = f"{self.source}: " if self.source else ""
+            raise ArtifactError(f"{where}its {name} is no UTF-8 text") from None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -108,7 +113,7 @@ def _slice(weights: Bytes, digest: str, stored: Stored) -> Bytes:
     size = math.prod(stored.shape) * numpy_dtype(stored.dtype).itemsize
     end = stored.offset + stored.size
     if size != stored.size or stored.offset % ALIGNMENT or end > len(weights):
-        raise ArtifactError(f"weight {digest} has no valid place in {WEIGHTS}")
+        raise ArtifactError(f"weight {digest!r} has no valid place in {WEIGHTS}")
     return weights[stored.offset : end]
 
 
@@ -116,7 +121,7 @@ def _all_stored(manifest: Manifest) -> None:
     for entry in manifest.entries.values():
         missing = [d for d in (*entry.weights, *entry.initial) if d not in manifest.tensors]
         if missing:
-            raise ArtifactError(f"weight {missing[0]} is not in {WEIGHTS}")
+            raise ArtifactError(f"weight {missing[0]!r} is not in {WEIGHTS}")
 
 
 def _laid_out(

@@ -19,6 +19,7 @@ import numpy as np
 
 from qcompiler.runtime.bundle import LIBRARY, Bundle, address, aligned, numpy_dtype
 from qcompiler.runtime.device import DeviceSlot, on_device, on_host, required, with_kernels
+from qcompiler.runtime.elf import elf_problem
 from qcompiler.runtime.errors import ArtifactError
 from qcompiler.runtime.manifest import ALIGNMENT
 from qcompiler.runtime.tvm_runtime import THREADS, import_tvm
@@ -239,6 +240,10 @@ def opened(code: Any, source: Path | None) -> Any:
     It is unpacked into a folder only this user can read. Linux keeps what is mapped alive without
     a name, so nothing is left to clean up later, however the process ends.
     """
+    what = f"{source}: its" if source else "the"
+    problem = elf_problem(code)
+    if problem:
+        raise ArtifactError(f"{what} library cannot be opened: {problem}")
     tvm = import_tvm()
     with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
         path = os.path.join(folder, LIBRARY)
@@ -248,7 +253,6 @@ def opened(code: Any, source: Path | None) -> Any:
             return tvm.runtime.load_module(path)
         except Exception as e:
             reason = str(e).splitlines()[0]
-            what = f"{source}: its" if source else "the"
             raise ArtifactError(
                 f"{what} library cannot be opened: {reason} (it is unpacked to "
                 f"{tempfile.gettempdir()}; set TMPDIR if programs may not run from there)"

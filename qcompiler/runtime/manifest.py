@@ -113,8 +113,8 @@ def from_json(text: bytes | str) -> Manifest:
         raise ArtifactError("its manifest is not JSON") from None
     if not isinstance(rows, dict) or rows.get("format") != FORMAT:
         raise ArtifactError("its manifest is not one of qcompiler")
-    if rows.get("version") != VERSION:
-        got = rows.get("version")
+    got = rows.get("version")
+    if type(got) is not int or got != VERSION:
         raise ArtifactError(
             f"expected format version {VERSION}, got {got!r}; compile the model again, or use the "
             "qcompiler that wrote it"
@@ -130,15 +130,15 @@ def _manifest(rows: Mapping[str, Any]) -> Manifest:
     if "main" not in entries:
         raise ValueError("no entry 'main'")
     stored = {
-        str(k): Stored(str(v["dtype"]), _ints(v["shape"]), _int(v["offset"]), _int(v["size"]))
+        str(k): Stored(_text(v["dtype"]), _ints(v["shape"]), _int(v["offset"]), _int(v["size"]))
         for k, v in rows["tensors"].items()
     }
     members = {
         str(k): Member(_int(v["size"]), str(v["sha256"])) for k, v in rows["members"].items()
     }
     return Manifest(
-        str(rows["target"]), _strings(rows["features"]), str(rows["recipe"]), entries, stored,
-        members, dict(rows["hashes"]), dict(rows["versions"]), str(rows.get("device", "cpu")),
+        _text(rows["target"]), _strings(rows["features"]), _text(rows["recipe"]), entries, stored,
+        members, dict(rows["hashes"]), dict(rows["versions"]), _text(rows.get("device", "cpu")),
     )  # fmt: skip
 
 
@@ -158,12 +158,19 @@ def _entry(row: Mapping[str, Any]) -> Entry:
 
 
 def _spec(row: Mapping[str, Any]) -> Spec:
-    shape = tuple(d if isinstance(d, str) else _int(d) for d in row["shape"])
-    return Spec(str(row["name"]), str(row["dtype"]), shape)
+    shape = tuple(_text(d) if isinstance(d, str) else _int(d) for d in row["shape"])
+    return Spec(_text(row["name"]), _text(row["dtype"]), shape)
+
+
+def _text(value: Any) -> str:
+    """Messages and listings show it on one line."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"expected text on one line, got {value!r}")
+    return value
 
 
 def _int(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not int or value < 0:
         raise ValueError(f"expected a size, got {value!r}")
     return value
 
@@ -175,4 +182,4 @@ def _ints(values: Any) -> tuple[int, ...]:
 def _strings(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise ValueError(f"expected a list of strings, got {values!r}")
-    return tuple(values)
+    return tuple(map(_text, values))

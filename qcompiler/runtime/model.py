@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler import machine
+from qcompiler.errors import require_torch
 from qcompiler.runtime.bundle import GRAPH, REPORT, Bundle, read
 from qcompiler.runtime.engine import Engine, Tap, to_numpy, view
 from qcompiler.runtime.manifest import Manifest
@@ -117,7 +118,8 @@ class CompiledModel:
             self._state = None
 
     def verify(self, inputs: Sequence[Any] | None = None) -> Verdict:
-        """Compare every kernel with the reference interpreter; see runtime/verify.py."""
+        """Compare every kernel with the interpreter; see runtime/verify.py. Needs torch."""
+        require_torch("CompiledModel.verify")
         from qcompiler.runtime.verify import verify
 
         return verify(self, inputs)
@@ -126,13 +128,14 @@ class CompiledModel:
 
     @property
     def threads(self) -> int:
-        """TVM's threads for a call."""
+        """TVM's threads for a call, at most the logical CPUs this process may use."""
         return self._threads
 
     @threads.setter
     def threads(self, count: int | None) -> None:
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ValueError(f"threads: expected a whole number from 1 up, or None, got {count!r}")
+        problem = machine.threads_problem(count) if count is not None else None
+        if problem:
+            raise ValueError(f"threads: {problem}; None stands for the physical cores")
         self._threads = count or machine.cores()
 
     @property
@@ -161,6 +164,7 @@ class CompiledModel:
     @property
     def graph(self) -> Graph:
         """The final graph: level FUSED, for this target. Needs torch."""
+        require_torch("CompiledModel.graph")
         if self._graph is None:
             from qcompiler.runtime.assemble import constants
 

@@ -9,10 +9,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from qcompiler.arrays import device_problem, layout_problem
 from qcompiler.errors import InputError
 from qcompiler.runtime.manifest import Entry, Size, Spec
-
-DENSE = "torch.strided"
 
 
 def check(entry: Entry, values: Sequence[Any]) -> None:
@@ -44,12 +43,9 @@ def _is_array(spec: Spec, value: Any) -> None:
             f"input %{spec.name}: expected {spec!r} as a torch tensor or numpy array, got {got}"
             f"{cure}"
         )
-    device = str(getattr(value, "device", "cpu"))
-    if device != "cpu":
-        raise InputError(f"input %{spec.name}: expected a tensor on the CPU, got {device}")
-    layout = str(getattr(value, "layout", DENSE))
-    if layout != DENSE:
-        raise InputError(f"input %{spec.name}: expected a dense tensor, got {layout}; .to_dense()")
+    problem = device_problem(value) or layout_problem(value)
+    if problem:
+        raise InputError(f"input %{spec.name}: {problem}")
 
 
 def _fixed(spec: Spec, value: Any) -> None:
@@ -92,7 +88,7 @@ def _bound(entry: Entry, spec: Spec, name: str, size: int, symbols: dict[str, in
 
 def evaluate(dim: Size, symbols: Mapping[str, int]) -> int | None:
     """A dimension's value; None where it depends on a symbol that is not known, or is no sum,
-    product, power or quotient (the program then checks it itself)."""
+    product, power or quotient of moderate numbers (the program then checks it itself)."""
     if isinstance(dim, int):
         return dim
     try:
@@ -104,10 +100,30 @@ def evaluate(dim: Size, symbols: Mapping[str, int]) -> int | None:
 
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> ast.expr:
+    if len(text) > TEXT_MAX:
+        raise KeyError(text)
     try:
         return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise KeyError(text) from None
+
+
+TEXT_MAX = 1000
+"""Characters of a dimension; none that torch.export gives comes near."""
+BITS_MAX = 256
+"""Of a number on the way to a size, which has 63: what is larger takes ever longer to compute."""
+
+
+def _moderate(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > BITS_MAX:
+        raise KeyError("a number too large for a size")
+    return value
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1 or abs(exponent) > BITS_MAX:
+        raise KeyError("a power that no size has")
+    return base ** int(exponent)
 
 
 OPERATIONS: Mapping[type[ast.operator], Any] = {
@@ -115,20 +131,20 @@ OPERATIONS: Mapping[type[ast.operator], Any] = {
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,  # sympy writes a // b as floor(a/b)
-    ast.Pow: lambda a, b: a**b,
+    ast.Pow: _power,
 }
 
 
 def _value(node: ast.expr, symbols: Mapping[str, int]) -> Fraction:
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return Fraction(node.value)
+        return _moderate(Fraction(node.value))
     if isinstance(node, ast.Name):
         return Fraction(symbols[node.id])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand, symbols)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
         left, right = _value(node.left, symbols), _value(node.right, symbols)
-        return Fraction(OPERATIONS[type(node.op)](left, right))
+        return _moderate(Fraction(OPERATIONS[type(node.op)](left, right)))
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "floor" and len(node.args) == 1:
         return Fraction(math.floor(_value(node.args[0], symbols)))
     raise KeyError(ast.dump(node))

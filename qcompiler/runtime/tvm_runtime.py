@@ -1,8 +1,9 @@
 """TVM, imported as lightly as it can be, and its threads.
 
-A process that has not imported torch loads only TVM's runtime: 82 MB resident instead of the 193
-that the compiler takes. TVM's ffi would import torch wherever it is installed, another 200 MB
-and a second and a half; it is kept from that, and exchanges tensors with torch all the same.
+Where torch is not installed nothing can be compiled, and only TVM's runtime is loaded: 82 MB
+resident instead of the 193 that the compiler takes. TVM's ffi would import torch wherever it is
+installed, another 200 MB and a second and a half; it is kept from that, and exchanges tensors
+with torch all the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from qcompiler import config
+from qcompiler.errors import has_torch
 
 SHARE_CORES = -3
 """TVM's affinity mode in which threads are bound to no single core."""
@@ -41,14 +43,15 @@ class Hidden:
 
 
 def import_tvm() -> Any:
-    """TVM. Only its runtime, when nothing in this process can need the compiler so far."""
+    """TVM. Only its runtime where torch, and so whatever could be compiled, is not installed."""
     with _importing, ExitStack() as stack:
         # Its threads would otherwise pin the caller's thread to some cores, for good.
         config.default_variable("TVM_BIND_THREADS", "0")
         # Where TVM itself compiles CUDA kernels: the law knows no approximate division.
         config.default_variable("TVM_CUDA_NVCC_NO_FAST_MATH", "1")
         if "tvm" not in sys.modules and "torch" not in sys.modules:
-            stack.enter_context(config.variable_during("TVM_USE_RUNTIME_LIB", "1"))
+            if not has_torch():
+                stack.enter_context(config.variable_during("TVM_USE_RUNTIME_LIB", "1"))
             stack.enter_context(Hidden())
         import tvm
         import tvm.runtime.vm

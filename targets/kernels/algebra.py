@@ -166,6 +166,7 @@ class TIR:
     def where(self, condition: Value, a: Value, b: Value, /) -> Value:
         if known(condition):
             return a if condition else b
+        a, b = _alike(a, b)
         lanes = max(lanes_of(v) for v in (condition, a, b))
         return bind(tirx.Select(*(widened(v, lanes) for v in (condition, a, b))))
 
@@ -225,12 +226,22 @@ class TIR:
         if known(a) and known(b):
             with np.errstate(all="ignore"):
                 return _FOLDS[name](a, b)
+        a, b = _alike(a, b)
         lanes = max(lanes_of(a), lanes_of(b))
         # An operation of a value with itself would be simplified.
         other = _hidden(b) if a is b and dtype_of(b).startswith("float") else b
         made = node(widened(a, lanes), widened(other, lanes))
         # LLVM finds equal comparisons by itself.
         return made if name in _COMPARISONS else bind(made)
+
+
+def _alike(a: Value, b: Value) -> tuple[Value, Value]:
+    """A constant of float32 becomes float64 beside one, as in torch."""
+    if known(a) and a.dtype == np.float32 and dtype_of(b) == "float64":
+        return a.astype(np.float64), b
+    if known(b) and b.dtype == np.float32 and dtype_of(a) == "float64":
+        return a, b.astype(np.float64)
+    return a, b
 
 
 def widened(v: Value, lanes: int) -> Value:

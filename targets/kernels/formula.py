@@ -9,11 +9,12 @@ import numpy as np
 
 from qcompiler import arith
 from qcompiler.graph import Node
-from qcompiler.op import Elementwise
+from qcompiler.op import Elementwise, RowOp
 from qcompiler.ops import Const, Dequantize, Quantize
-from qcompiler.types import Dim
+from qcompiler.types import Dim, TensorType
 
 from .algebra import Value, number
+from .dtypes import FLOAT32, narrow
 
 # load(leaf, shape) -> the leaf's value at the current point, seen as a tensor of `shape`.
 Load = Callable[[Node, tuple[Dim, ...]], Value]
@@ -26,9 +27,12 @@ Use = tuple[Node, "tuple[Dim, ...] | None"]
 def supported(nodes: Sequence[Node]) -> str | None:
     """Why some value of these nodes has no form in the algebra; None when all have one."""
     for node in nodes:
-        dtype = node.tensor.dtype.value
+        dtype = node.tensor.dtype.value if isinstance(node.type, TensorType) else FLOAT32
         if dtype not in arith.DTYPES:
             return f"no kernel computes in {dtype}"
+        problem = narrow(node) if isinstance(node.op, Elementwise | RowOp) else None
+        if problem:
+            return problem
     return None
 
 

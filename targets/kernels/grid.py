@@ -93,11 +93,11 @@ def teams(count: Expr, size: int, grid: Grid) -> Iterator[tuple[Expr, Expr]]:
         yield index if exact else T.min(index, count - 1), t % size
 
 
-def exchanged(value: Expr, distance: int, size: int) -> Expr:
-    """The float32 that the thread `distance` away (by xor) in its team of `size` passes here."""
-    got = array(1, "float32")
+def exchanged(value: Expr, dtype: str, distance: int, size: int) -> Expr:
+    """The number that the thread `distance` away (by xor) in its team of `size` passes here."""
+    got = array(1, dtype)
     everyone = T.uint32(0xFFFFFFFF)
-    call = T.call_extern("float32", "__shfl_xor_sync", everyone, value, distance, size)
+    call = T.call_extern(dtype, "__shfl_xor_sync", everyone, value, distance, size)
     T.buffer_store(got, call, [0])
     return got[0]
 

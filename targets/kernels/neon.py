@@ -18,7 +18,7 @@ from .dot import Dot, Vector, float_products, integer_products, intrinsic
 NEON = "llvm.aarch64.neon"
 # Vector registers, and those of them that a tile's accumulators may take.
 REGISTERS = 32
-ACCUMULATORS = 24
+ACCUMULATORS = 16
 
 
 def _smlal(acc: Vector, pairs: Sequence[tuple[Vector, Vector]]) -> Vector:
@@ -75,7 +75,7 @@ def smlal(group: int) -> Dot:
         emit=_smlal,
         cycles=(group + 1) / group,
         latency=1.0,
-        accumulators=ACCUMULATORS,
+        accumulators=12,
         group=group,
         sums=SumRule(group, runs=group, stride=2),
         registers=REGISTERS,

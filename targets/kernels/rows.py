@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from qcompiler import arith
@@ -23,7 +22,7 @@ from qcompiler.op import Elementwise, RowOp
 from qcompiler.types import Dim as GraphDim
 from qcompiler.types import TensorType
 
-from .algebra import TIR, Primitives, Value, bind, literal, number, widened
+from .algebra import TIR, Primitives, Value, bind, dtype_of, literal, number, widened
 from .build import Buffer, Expr, Symbols, function, local, scratch, tasks, unravel, vector
 from .formula import evaluate, scalar, supported, uses
 from .grid import exchanged, guarded, teams
@@ -83,13 +82,14 @@ def _lifted(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True, eq=False)
 class RowTIR:
-    """`arith.RowAlgebra` over TIR, for one row of `size` elements.
+    """`arith.RowAlgebra` over TIR, for one row of `size` elements of a float `dtype`.
 
     A value is a Row, or one of TIR's values for the whole row.
     """
 
     n: TIR
     size: int
+    dtype: str
     unstored: dict[Row, Buffer] = field(default_factory=dict)
 
     @property
@@ -128,8 +128,8 @@ class RowTIR:
         return number(self.size, "float32")
 
     def row_max(self, x: Any, /) -> Value:
-        zero, least = number(0.0, "float32"), number(-math.inf, "float32")
-        best = Accumulator(least, min(self.width, self.size))
+        zero, least = number(0.0, self.dtype), number(-math.inf, self.dtype)
+        best = Accumulator(least, min(self.width, self.size), self.dtype)
 
         def larger(piece: Piece, fresh: int) -> None:
             best.set(self.n.max(_on(x, piece), best.get()))
@@ -147,7 +147,7 @@ class RowTIR:
         return value
 
     def row_sum(self, x: Any, /) -> Value:
-        total = Accumulator(number(0.0, "float32"), self.width)
+        total = Accumulator(number(0.0, self.dtype), self.width, self.dtype)
 
         def added(piece: Piece, fresh: int) -> None:
             total.set(self.n.add(total.get(), self.fresh(_on(x, piece), piece.lanes, fresh)))
@@ -182,7 +182,7 @@ class RowTIR:
 
     def room(self) -> Buffer:
         """Memory for the values of a row."""
-        return scratch(self.size, "float32")
+        return scratch(self.size, self.dtype)
 
     def fresh(self, value: Value, lanes: int, count: int) -> Value:
         """The last `count` lanes of a piece as the first of 16, the others 0."""
@@ -238,11 +238,11 @@ class TeamTIR(RowTIR):
         distance = arith.LANES
         while distance > 1:
             distance //= 2
-            value = rule(value, exchanged(value, distance, arith.LANES))
+            value = rule(value, exchanged(value, self.dtype, distance, arith.LANES))
         return value
 
     def room(self) -> Buffer:
-        return local(-(-self.size // arith.LANES), "float32")
+        return local(-(-self.size // arith.LANES), self.dtype)
 
     def fresh(self, value: Value, lanes: int, count: int) -> Value:
         return value
@@ -278,10 +278,11 @@ class Accumulator:
 
     start: Value
     lanes: int
+    dtype: str
     room: Buffer = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "room", local(self.lanes, "float32"))
+        object.__setattr__(self, "room", local(self.lanes, self.dtype))
         self.set(self.start)
 
     def get(self) -> Value:
@@ -297,15 +298,16 @@ def _part(value: Value, first: int, count: int) -> Value:
 
 def _last(value: Value, lanes: int, fresh: int) -> Value:
     """The last `fresh` lanes of a piece as the first of 16, the others 0."""
-    zero = literal(number(0.0, "float32"))
+    dtype = dtype_of(value)
+    zero = number(0.0, dtype)
     value = widened(value, lanes)
     if fresh == arith.LANES:
         return value
     if lanes == arith.LANES:
         order = [lanes - fresh + j if j < fresh else lanes for j in range(arith.LANES)]
-        return bind(T.Shuffle([value, T.broadcast(zero, lanes)], order))
-    room = local(arith.LANES, "float32")
-    write(room, 0, 1, np.float32(0.0), arith.LANES)
+        return bind(T.Shuffle([value, T.broadcast(literal(zero), lanes)], order))
+    room = local(arith.LANES, dtype)
+    write(room, 0, 1, zero, arith.LANES)
     write(room, 0, 1, value, lanes)
     return bind(vector(room, 0, arith.LANES))
 
@@ -318,7 +320,7 @@ def lower(site: Site, machine: Machine) -> Answer:
     rest = [b for b in site.body if b is not rows[0]]
     if not all(isinstance(b.op, Elementwise) for b in rest):
         return None
-    problem = supported([b for b in site.body if isinstance(b.type, TensorType)])
+    problem = supported(site.body)
     x = rows[0].inputs[0].tensor
     if not isinstance(x.shape[-1], int):
         return Miss(f"the length of a row must be known, got {x!r}")
@@ -405,12 +407,13 @@ class _Region:
     def _each(self, size: int, count: Expr, parallel: bool) -> Iterator[tuple[Expr, RowTIR]]:
         """The code for one row is written inside."""
         grid, n = self.primitives.grid, TIR(self.primitives)
+        dtype = self.reduction.inputs[0].tensor.dtype.value
         if grid is not None:
             with teams(count, arith.LANES, grid) as (row, lane):
-                yield row, TeamTIR(n, size, lane=lane)
+                yield row, TeamTIR(n, size, dtype, lane=lane)
             return
         with tasks(count, parallel) as row:
-            yield row, RowTIR(n, size)
+            yield row, RowTIR(n, size, dtype)
 
     def _count(self, outer: Sequence[Axis], symbols: Symbols) -> Expr:
         count: Expr = 1

@@ -63,6 +63,37 @@ def empty():
             return torch.exp(x[:0]).sum(0)
     return Cut().eval(), (torch.ones(3, 3),)
 
+def misfit():
+    return nn.Conv2d(4, 8, 3).eval(), (torch.zeros(1, 3, 4, 4),)
+
+class Item(nn.Module):
+    def forward(self, x):
+        return x if x.sum().item() > 0 else -x
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return x * float(x.sum())
+
+class Masked(nn.Module):
+    def forward(self, x):
+        return x[x > 0]
+
+def item():
+    return Item().eval(), (torch.ones(3),)
+
+def scaled():
+    return Scaled().eval(), (torch.ones(3),)
+
+def masked():
+    return Masked().eval(), (torch.ones(3),)
+
+def embed():
+    return nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3)).eval(), (torch.zeros(1, 2).long(),)
+
+def broken_items():
+    yield torch.zeros(1, 3, 4, 4)
+    raise OSError("no picture 3")
+
 def crash():
     raise KeyError("a bug")
 

@@ -1,9 +1,13 @@
 """Exit codes and messages; nothing half-written stays behind."""
 
+import errno
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +15,24 @@ import pytest
 
 import qcompiler as qc
 from qcompiler.cli import exits
+from qcompiler.runtime import archive
 
 USAGE = [
     (("compile", "shop:net", "-o", "m.qcm"), "'int8' has static activations and needs --calib"),
     (("compile", "shop:net", "--recipe", "int9", "-o", "m.qcm"), "'int9' is not a recipe"),
     (("compile", "shop:net", "--recipe", "w4a16", "-o", "m.qcm"), "'w4a16' is not done yet"),
-    (("compile", "shop:net", "--recipe", "r.toml", "-o", "m.qcm"), "No such file"),
+    (("compile", "shop:net", "--recipe", "r.toml", "-o", "m.qcm"), "r.toml: No such file"),
     (("compile", "shop:net", "--target", "x86-64-v4", "-o", "m.qcm"), "is not done yet"),
     (("compile", "shop:net", "--target", "z80", "-o", "m.qcm"), "there is no target 'z80'"),
     (("compile", "shop:absent", "--recipe", "float32", "-o", "m.qcm"), "has no 'absent'"),
     (("compile", "absent:net", "--recipe", "float32", "-o", "m.qcm"), "no module 'absent'"),
     (("compile", "net", "--recipe", "float32", "-o", "m.qcm"), "package.module:function"),
+    (("compile", "m.qcm", "--recipe", "float32", "-o", "m.qcm"), "expected a .pt2 file, a .qir"),
     (("compile", "no.pt2", "--recipe", "float32", "-o", "m.qcm"), "no file 'no.pt2'"),
     (("compile", "shop:net", "--calibration", "no.npz", "-o", "m.qcm"), "no file 'no.npz'"),
     (("compile", "shop:net"), "Missing option '-o'"),
+    (("compile", "shop:net", "--recipe", "float32", "-o", ""), "the name of a file to write"),
+    (("compile", "shop:net", "--recipe", "float32", "-o", "x", "--report", "./x"), "are one file"),
     (("run", "no.qcm", "x.npz", "-o", "y.npz"), "'no.qcm' does not exist"),
     (("bench", "shop:net", "--against", "onnxruntime"), "peers are not done yet"),
     (("bench", "no.qcm"), "no file 'no.qcm'"),
@@ -48,14 +56,28 @@ REFUSALS = [
     (("shop:training", *FLOAT), "it is in training mode; call module.eval() first"),
     (("shop:unsupported", *FLOAT), "svd"),
     (("shop:alone", *FLOAT), "expected it to return (module, example_inputs), got int"),
-    (("shop:crash", *FLOAT), "KeyError: 'a bug' (set QC_DEBUG=1 for the traceback)"),
+    (("shop:crash", *FLOAT), "shop:crash: KeyError: 'a bug' (set QC_DEBUG=1 for the traceback)"),
+    (("broken:net", *FLOAT), "broken: ZeroDivisionError: division by zero (set QC_DEBUG=1"),
+    (("needy:net", *FLOAT), "needy: ModuleNotFoundError: No module named 'absent_package'"),
+    (("shop:misfit", *FLOAT), "fails on the example inputs (float32[1,3,4,4]): RuntimeError: Giv"),
+    (("shop:item", *FLOAT), "depends on its data at shop.py:"),
+    (("shop:item", *FLOAT), ": .item() makes a Python number of a tensor"),
+    (("shop:scaled", *FLOAT), "float() makes a Python number of a tensor"),
+    (("shop:masked", *FLOAT), "a size that depends on the data, as of nonzero or x[mask]; keep"),
+    (("shop:net", DATA, "shop:broken_items"), "shop:broken_items: OSError: no picture 3 (set QC_"),
+    (("shop:net", DATA, "one.npy"), "one.npy: expected an .npz file of plain arrays, as np.savez"),
+    (("shop:net", DATA, "one.npy"), "got an .npy file of one array"),
+    (("shop:embed", DATA, "ids.npz"), "calibration item 1: %"),
+    (("shop:net", DATA, "strings.npz"), "expected an array of numbers, got an array of <U3"),
     (("shop:net", DATA, "shop:nothing"), "calibration data is empty"),
     (("shop:net", DATA, "shop:nan"), "expected finite values, got NaN"),
     (("shop:net", DATA, "uneven.npz"), "the same number of samples"),
     (("shop:net", DATA, "wrong.npz"), "expected float32[1,3,4,4], got float32[3,4,4]"),
     (("shop:net", DATA, "text.npz"), "expected an .npz file of plain arrays"),
-    (("shop:net", DATA, "pickled.npz"), "expected an .npz file of plain arrays"),
-    (("text.pt2", *FLOAT), "torch.export.load cannot read it"),
+    (("shop:net", DATA, "pickled.npz"), "writes; 'input' in it is damaged or holds objects"),
+    (("shop:net", DATA, "zip.npz"), "'a.txt' in it is no array"),
+    (("text.pt2", *FLOAT), "torch.export.load cannot read it: it is no zip, or was cut off"),
+    (("zip.pt2", *FLOAT), "torch.export.load cannot read it: it holds no exported program"),
 ]
 
 
@@ -67,11 +89,20 @@ def test_what_cannot_be_compiled_is_1_and_one_message(cli, arguments, message: s
     np.savez("pickled.npz", input=np.array([object()], dtype=object))
     Path("text.npz").write_text("not a zip")
     Path("text.pt2").write_text("not a zip")
+    np.save("one.npy", zeros)
+    np.savez("ids.npz", input=np.array([[0, 1], [2, 9]])[:, None])
+    np.savez("strings.npz", input=np.full((4, 1, 3, 4, 4), "abc"))
+    for name in ("zip.npz", "zip.pt2"):
+        with zipfile.ZipFile(name, "w") as file:
+            file.writestr("a.txt", "text")
+    Path("broken.py").write_text("1 / 0")
+    Path("needy.py").write_text("import absent_package")
     before = sorted(Path().rglob("*.*"))
     done = cli("compile", *arguments, "-o", "m.qcm")
     assert done.code == 1
     assert message in done.err
     assert done.err.startswith("error: ")
+    assert "allow_pickle" not in done.err
     assert len(done.err.splitlines()) <= 2
     after = [p for p in sorted(Path().rglob("*.*")) if p.suffix != ".pyc"]
     assert after == before
@@ -82,6 +113,24 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(cli, place: st
     done = cli("compile", "shop:crash", *FLOAT, "-o", place)
     assert done.code == 1
     assert done.err.startswith(f"error: {place}: cannot write: ")
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "opt"])
+def test_special_files_and_links_are_not_replaced(made, cli, command: str) -> None:
+    os.mkfifo("pipe")
+    Path("link").symlink_to("file")
+    rest = {
+        "compile": ("shop:sums", *FLOAT),
+        "run": (made / "m.qcm", made / "x.npz"),
+        "opt": (made / "dump" / "00_input.qir", "-p", "fold"),
+    }[command]
+    for path in ("pipe", "/dev/null"):
+        done = cli(command, *rest, "-o", path)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"error: {path}: cannot write: it is no plain file")
+    assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
+    assert cli(command, *rest, "-o", "link").code == 0
+    assert Path("link").is_symlink() and Path("file").stat().st_size
 
 
 def test_run_names_what_does_not_fit(made, cli) -> None:
@@ -102,6 +151,42 @@ def test_run_names_what_does_not_fit(made, cli) -> None:
     assert not list(Path().glob("*y.npz*"))
 
 
+def test_more_threads_than_cpus_are_wrong_usage(made, cli) -> None:
+    for command in (("run", made / "m.qcm", made / "x.npz", "-o", "y.npz"),
+                    ("verify", made / "m.qcm"), ("bench", made / "m.qcm"),
+                    ("bench", "shop:net")):  # fmt: skip
+        for count in (1_000_000, 0):
+            done = cli(*command, "--threads", count)
+            assert done.code == 2
+            assert "the logical CPUs this process may use" in " ".join(done.err.split())
+
+
+def test_an_artifact_that_cannot_be_read_is_1_and_one_line_everywhere(
+    made, cli, monkeypatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "m.qcm")
+
+    shutil.copy(made / "m.qcm", "m.qcm")
+    monkeypatch.setattr(archive, "open", denied, raising=False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # what click asks
+    for command in (("run", "m.qcm", made / "x.npz", "-o", "y.npz"), ("verify", "m.qcm"),
+                    ("inspect", "m.qcm"), ("bench", "m.qcm")):  # fmt: skip
+        done = cli(*command)
+        assert (done.code, done.err) == (1, "error: m.qcm: Permission denied\n")
+
+
+@pytest.mark.parametrize("variable", ["QC_DUMP", "QC_REPRO"])
+def test_a_folder_for_dumps_that_cannot_be_made_is_named(cli, monkeypatch, variable: str) -> None:
+    Path("file").write_text("in the way")
+    for folder in ("file", "file/dump", "/proc/dump"):
+        monkeypatch.setenv(variable, folder)
+        done = cli("compile", "shop:empty", *FLOAT, "-o", "m.qcm")
+        assert done.code in (1, 2)
+        assert variable in done.err and folder in done.err
+        assert len(done.err.splitlines()) == 1
+
+
 def test_tracebacks_are_for_those_who_ask(cli, monkeypatch) -> None:
     monkeypatch.setenv("QC_DEBUG", "1")
     done = cli("compile", "shop:crash", *FLOAT, "-o", "m.qcm")
@@ -115,7 +200,7 @@ def test_tracebacks_are_for_those_who_ask(cli, monkeypatch) -> None:
 def test_torch_that_is_missing_is_one_line() -> None:
     for error in (
         ModuleNotFoundError("No module named 'torch'", name="torch"),
-        qc.MissingTorch("qcompiler.trace needs PyTorch: pip install 'qcompiler[torch]'"),
+        qc.MissingTorch("qcompiler.trace"),
     ):
         assert "pip install 'qcompiler[torch]'" in exits.message(error)
 

@@ -1,6 +1,8 @@
 """The opt command: passes over texts, exactly as the pipeline runs them."""
 
+import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -57,14 +59,60 @@ def test_pass_lists_that_make_no_sense_are_wrong_usage(made, cli, passes, messag
 def test_passes_at_a_wrong_level_are_refused(made, cli) -> None:
     done = cli("opt", made / "dump" / "00_input.qir", "-p", "integerize")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "error: integerize needs QDQ, but the graph is at FLOAT\n"
+    told = "integerize needs QDQ, but the graph is at FLOAT; insert-qdq gives QDQ: run it before"
+    assert done.err == f"error: {told}\n"
+    done = cli("opt", made / "dump" / "00_input.qir", "-p", "assign-precision,integerize")
+    assert "but assign-precision leaves PLANNED; insert-qdq gives QDQ" in done.err
+    fused = max((made / "dump").glob("*.qir"))
+    done = cli("opt", fused, "-p", "decompose")
+    assert done.code == 1
+    assert "the graph is at FUSED; take the text of an earlier stage, as QC_DUMP=dir" in done.err
 
 
 def test_texts_that_are_no_graph_are_refused(made, cli) -> None:
     Path("g.qir").write_text("graph @float {\n  %x = frob() : float32[1]\n}\n")
     done = cli("opt", "g.qir", "-p", "simplify")
     assert done.code == 1
-    assert done.err.startswith("error: line 2: unknown op 'frob'")
+    assert done.err.startswith("error: g.qir: line 2: unknown op 'frob'")
+    Path("net.py").write_text("import torch\n")
+    done = cli("opt", "net.py", "-p", "simplify")
+    assert done.err.startswith("error: net.py: line 1: expected a node")
+    Path("noise.qir").write_bytes(bytes(range(256)))
+    for done in (cli("opt", "noise.qir", "-p", "simplify"), cli("inspect", "noise.qir")):
+        assert done.err == "error: noise.qir: expected the text of a graph (.qir), got other data\n"
+    done = cli("opt", made / "m.qcm", "-p", "simplify")
+    assert done.code == 1
+    assert f"{made / 'm.qcm'} is a program" in done.err and "qcompiler inspect" in done.err
+
+
+def test_constants_that_are_missing_or_damaged_are_named(made, cli) -> None:
+    text = (made / "dump" / "00_input.qir").read_text()
+    Path("g.qir").write_text(text)
+    done = cli("opt", "g.qir", "-p", "simplify")
+    assert done.code == 1
+    assert re.match(r"error: g.qir: line 3: constant \w+: no file g.constants/\w+.safet", done.err)
+    shutil.copytree(made / "dump" / "constants", "constants")
+    assert cli("opt", "g.qir", "-p", "simplify").code == 0
+    for file in Path("constants").iterdir():
+        file.write_bytes(b"noise")
+    done = cli("opt", "g.qir", "-p", "simplify")
+    assert done.code == 1
+    assert re.match(r"error: g.qir: line 3: .*: constants/\w+.safetensors is damaged", done.err)
+    calibrated = next((made / "dump").glob("*_calibrate.qir"))
+    Path("h.qir").write_text(calibrated.read_text())
+    shutil.rmtree("constants")
+    shutil.copytree(made / "dump" / "constants", "constants")
+    for file in Path("constants").glob("*.*.safetensors"):
+        file.unlink()
+    assert "h.qir: line 2: statistics " in cli("opt", "h.qir", "-p", "assign-precision").err
+
+
+def test_calibrate_without_data_is_wrong_usage(made, cli) -> None:
+    done = cli("opt", made / "dump" / "00_input.qir", "-p", "calibrate")
+    assert done.code == 2
+    assert "needs --calibration DATA" in " ".join(done.err.split())
+    options = ("--recipe", "int8-dynamic")
+    assert cli("opt", made / "dump" / "00_input.qir", "-p", "calibrate", *options).code == 0
 
 
 class Kind(Enum):

@@ -135,7 +135,32 @@ def test_unsupported_dtype():
 
 def test_wrong_example_inputs():
     text = refused(nn.Linear(3, 2).eval(), torch.ones(1, 4), lines=1)
-    assert text.startswith("torch.export failed: RuntimeError") and "[1, 4] X [3, 2]" in text
+    assert text.startswith("the module itself fails on the example inputs (float32[1,4]): Runtime")
+
+
+def test_a_failure_of_the_module_says_where_and_changes_nothing():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+            self.last = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, *, scale: float) -> Tensor:
+            self.calls.add_(1)
+            return self.last(x * scale)
+
+    module, x = Counts().eval(), torch.ones(1, 4)
+    text = refused(module, x, kwargs={"scale": 2.0}, lines=1)
+    assert "(float32[1,4], scale=float)" in text and "test_errors.py:" in text
+    assert module.calls.tolist() == [0.0] and x.tolist() == [[1.0] * 4]
+
+
+def test_numbers_read_out_of_tensors():
+    class Times(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x.sum().item()
+
+    assert "it needs .item(), which makes a Python number" in refused(Times().eval(), torch.ones(3))
 
 
 def test_not_a_module():

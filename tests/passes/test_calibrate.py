@@ -250,6 +250,9 @@ LINE = r"%x: float32\[1,3,8,8\]"
         ([torch.zeros(1, 3, 9, 8)], r"item 0: input %x: expected float32.*got float32\[1,3,9,8\]"),
         ([images(1).double()], r"got float64.*convert it with \.to\(torch\.float32\)"),
         ([images(0)], "axis 0 has 0, expected a multiple of the traced batch size 1"),
+        ([images(1).to_sparse()], rf"item 0, input {LINE}: expected a dense tensor, got torch.sp"),
+        ([images(1).to("meta")], rf"item 0, input {LINE}: expected a tensor on the CPU, got meta"),
+        ([np.array([["a"]])], rf"item 0, input {LINE}: expected an array of numbers, got .*<U1"),
         (["a.png"], "expected a tensor or array, got str"),
         ([{"image": images(1)}], "unknown input 'image'; the model's inputs are x"),
         ([{}], "no input 'x'; the model's inputs are x"),
@@ -275,6 +278,11 @@ def test_data_that_is_refused(data: Any, message: str) -> None:
 def test_items_that_do_not_fit(graph: Graph, item: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(pieces([item], graph))
+
+
+def test_ids_outside_of_their_table_name_the_item() -> None:
+    with pytest.raises(DataError, match=r"calibration item 1: %rows = gather.*got 21"):
+        calibrate.run(two_inputs(4), context([(IDS, MASK), (IDS + 20, MASK)]))
 
 
 def test_one_symbol_with_two_sizes() -> None:

@@ -1,6 +1,7 @@
 """The page: complete, self-contained, and right about weights and ranges."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -159,3 +160,16 @@ def test_ranges_seen_and_covered(method: RangeMethod, top: float, clipped: float
     assert (x.name, x.seen) == ("x", (0.0, 3.0))
     assert x.covered == (0.0, pytest.approx(top, rel=2**-6))
     assert x.clipped == clipped
+
+
+@pytest.mark.parametrize(
+    ("count", "wide", "narrow"), [(2, 2, 2), (4, 4, 2), (5, 5, 3), (6, 6, 3), (8, 4, 3), (13, 5, 3)]
+)
+def test_rows_of_cards_are_even(graphs, count: int, wide: int, narrow: int) -> None:
+    """Six stand in one row or in two of three: none wraps alone, none is stretched."""
+    times = {f"program {k}": 1.0 for k in range(count - 2)}
+    text = page(replace(describe(graphs[1]), times_ms=times))
+    assert text.count('<div class="card">') == count
+    assert f'<div class="cards" style="--wide: {wide}; --narrow: {narrow}">' in text
+    assert "repeat(var(--wide), minmax(0, 1fr))" in text
+    assert not re.search(r"\.card \{[^}]*flex", text)

@@ -15,6 +15,7 @@ import torch
 import qcompiler as qc
 from qcompiler.runtime import ArtifactError, MachineError, archive, bundle, engine
 from qcompiler.runtime.bundle import LIBRARY, MEMBERS, WEIGHTS, read
+from qcompiler.runtime.elf import elf_problem
 from qcompiler.runtime.manifest import ALIGNMENT, from_json
 
 
@@ -173,6 +174,10 @@ def test_what_is_no_file_is_refused(tmp_path) -> None:
     [
         ({"version": 99}, "expected format version 1, got 99"),
         ({"version": "1"}, "expected format version 1, got '1'"),
+        ({"version": True}, "expected format version 1, got True"),
+        ({"members": {"a": {"size": True, "sha256": ""}}}, "expected a size, got True"),
+        ({"target": "a\nb"}, "expected text on one line, got 'a\\nb'"),
+        ({"features": ["a\nb"]}, "expected text on one line, got 'a\\nb'"),
         ({"format": "other"}, "its manifest is not one of qcompiler"),
         ({"entries": {}}, "no entry 'main'"),
         ({"entries": []}, "its manifest is malformed"),
@@ -231,6 +236,12 @@ def test_a_model_in_memory_is_refused_when_it_is_called(artifact) -> None:
 
 
 # ------------------------------------------------------------------------------------- zip tricks
+
+
+def test_a_member_with_a_newline_in_its_name_is_one_line(artifact) -> None:
+    with zipfile.ZipFile(artifact, "a") as file:
+        file.writestr("one\ntwo", "text")
+    assert r"one\ntwo" in refused(artifact)
 
 
 def test_compressed_members_are_refused(artifact) -> None:
@@ -300,6 +311,30 @@ def test_the_unpacked_library_is_private_and_does_not_stay(artifact, scratch, mo
     assert seen == [0o700]
     assert list(scratch.iterdir()) == []
     assert model(torch.randn(1, 3, 6, 6)).shape == (1, 128)
+
+
+@pytest.mark.parametrize("name", [bundle.GRAPH, bundle.REPORT])
+def test_members_that_are_no_text_are_named(artifact, name: str) -> None:
+    model = qc.load(spoiled(artifact, name, b"\xff\xfe noise"))
+    read_it = {bundle.GRAPH: lambda: model.text, bundle.REPORT: lambda: model.report}[name]
+    with pytest.raises(ArtifactError, match=f"{artifact}: its {name} is no UTF-8 text"):
+        read_it()
+
+
+def spoiled(path: Path, name: str, content: bytes) -> Path:
+    """The artifact with another member, hashes and all made to fit."""
+    good = read(path)
+    bundle.Bundle(good.manifest, {**good.members, name: content}, good.tensors).save(path)
+    return path
+
+
+def test_a_library_that_was_cut_off_is_refused_before_it_is_opened(artifact, monkeypatch) -> None:
+    """The loader would map pages that the file does not have: SIGBUS."""
+    code = bytes(read(artifact).members[LIBRARY])
+    assert elf_problem(code) is None
+    monkeypatch.setattr(engine.import_tvm().runtime, "load_module", lambda _: pytest.fail("opened"))
+    for size in (0, 5, 63, 64, 200, len(code) // 3, len(code) // 2, len(code) - 1):
+        assert "its library cannot be opened: " in refused(spoiled(artifact, LIBRARY, code[:size]))
 
 
 def test_a_library_that_cannot_be_opened_is_an_error_and_leaves_nothing(artifact, scratch) -> None:

@@ -1,5 +1,7 @@
 """Dimensions of a manifest: expressions in the symbols, as sympy writes them."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,17 @@ def test_dimensions_mean_what_they_mean_in_the_graph(size: int) -> None:
 @pytest.mark.parametrize("text", ["other", "f(1, 2)", "a.b", "1.5", "batch/0", "batch +", "'x'"])
 def test_what_cannot_be_computed_is_left_to_the_program(text: str) -> None:
     assert evaluate(text, {"batch": 2}) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9**9**9", "batch**99999999", "2**0.5", "(batch/3)**(1/2)", "9" * 900, "(" * 500 + ")" * 500,
+     "+".join(["batch"] * 9999), "((2**256)**256)**256"],
+)  # fmt: skip
+def test_what_no_size_is_takes_no_time(text: str) -> None:
+    start = time.perf_counter()
+    assert evaluate(text, {"batch": 2}) is None
+    assert time.perf_counter() - start < 1.0
 
 
 def array(*shape: int) -> np.ndarray:

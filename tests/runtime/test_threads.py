@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
+from qcompiler import machine
 from qcompiler.runtime.tvm_runtime import THREADS
 
 CALLERS = 4
 CALLS = 25
+
+
+@pytest.fixture(autouse=True)
+def four_cpus(monkeypatch) -> None:
+    """As if there were so many, wherever the tests run."""
+    monkeypatch.setattr(machine, "logical_cpus", lambda: 4)
 
 
 def together(work) -> list:
@@ -115,3 +122,14 @@ def test_a_forked_child_can_call(load) -> None:
     if child == 0:
         os._exit(0 if np.array_equal(model(x), expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("count", [0, -1, 5, 1_000_000, True, 2.0, "2"])
+def test_more_threads_than_cpus_are_refused(artifacts, load, count) -> None:
+    message = r"threads: expected a whole number from 1 to 4, the logical CPUs .*, got"
+    with pytest.raises(ValueError, match=message):
+        qc.load(artifacts("wide"), threads=count)
+    model = load("wide", threads=4)
+    with pytest.raises(ValueError, match=message):
+        model.threads = count
+    assert model.threads == 4

@@ -1,4 +1,4 @@
-"""Loading and running need neither torch nor sympy nor TVM's compiler."""
+"""Loading and running need neither torch nor sympy nor, without them, TVM's compiler."""
 
 import os
 import shutil
@@ -34,23 +34,44 @@ np.save(sys.argv[3], model(x))
 assert model.report.recipe == "int8" and "graph @fused" in model.text
 """
 
-ALONE = """
+LIGHT = """
 import os, sys
 loaded = {"torch", "sympy", "safetensors"} & set(sys.modules)
 assert not loaded, loaded
-import tvm
-assert tvm.base._RUNTIME_ONLY
 assert "TVM_USE_RUNTIME_LIB" not in os.environ
 """
 
+ALONE = LIGHT + """
+import tvm
+assert tvm.base._RUNTIME_ONLY
+"""
+
 REFUSED = """
-for name in ("trace", "quantize", "compile"):
+def needs(what, call):
     try:
-        getattr(qc, name)(1, 2)
+        call()
     except ImportError as e:
-        assert str(e) == f"qcompiler.{name} needs PyTorch: pip install 'qcompiler[torch]'", e
+        assert type(e) is qc.MissingTorch
+        assert str(e) == f"{what} needs PyTorch: pip install 'qcompiler[torch]'", e
     else:
-        raise AssertionError(name)
+        raise AssertionError(what)
+
+def import_(code):
+    return lambda: exec(code, {})
+
+for name in ("trace", "quantize", "compile"):
+    needs(f"qcompiler.{name}", lambda: getattr(qc, name)(1, 2))
+needs("qcompiler.targets", lambda: qc.targets())
+for name in ("passes", "targets"):
+    for code in (f"from qcompiler import {name}", f"import qcompiler.{name}",
+                 f"from qcompiler.{name} import by_name"):
+        needs(f"qcompiler.{name}", import_(code))
+"""
+
+LOADED_REFUSES = """
+needs("CompiledModel.verify", lambda: model.verify())
+needs("CompiledModel.graph", lambda: model.graph)
+assert model.call_tree(x).shape == model(x).shape
 """
 
 
@@ -72,25 +93,31 @@ def sample(artifacts, tmp_path):
 
 def test_torch_may_be_absent(sample) -> None:
     paths, expected = sample
-    python(BLOCKED + RUN + ALONE + REFUSED, *paths, cwd=ROOT)
+    python(BLOCKED + RUN + ALONE + REFUSED + LOADED_REFUSES, *paths, cwd=ROOT)
+    python(BLOCKED + "import qcompiler as qc\n" + REFUSED, cwd=ROOT)
     assert np.array_equal(np.load(paths[2]), expected)
 
 
-def test_torch_is_not_loaded_where_it_is_installed_and_still_works(sample) -> None:
+def test_torch_is_not_loaded_where_it_is_installed_and_all_works_later(sample) -> None:
+    """Load and run first, then compile, call with tensors and verify, in one process."""
     paths, expected = sample
     later = """
 import torch
 y = model(torch.from_numpy(x))
 assert isinstance(y, torch.Tensor) and (y.numpy() == np.load(sys.argv[3])).all()
 assert str(model.graph) == model.text
-try:
-    qc.compile(torch.nn.ReLU().eval(), (torch.zeros(2),), recipe="float32")
-except ImportError as e:
-    assert "import torch before load" in str(e)
-else:
-    raise AssertionError("compiled without a compiler")
+net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.LayerNorm(5)).eval()
+x = torch.randn(4, 6)
+for recipe in ("float32", "int8", "int8-dynamic"):
+    made = qc.compile(net, (x,), calibration=[x], recipe=recipe)
+    assert isinstance(made(x), torch.Tensor) and (made(x) - net(x)).abs().max() < 0.1
+    assert made.verify().holds
+    made.save(sys.argv[3] + ".qcm")
+    assert torch.equal(qc.load(sys.argv[3] + ".qcm")(x), made(x))
+assert model.verify().holds
+assert "native" in qc.targets()
 """
-    python(RUN + ALONE + later, *paths, cwd=ROOT)
+    python(RUN + LIGHT + later, *paths, cwd=ROOT)
     assert np.array_equal(np.load(paths[2]), expected)
 
 
@@ -127,7 +154,8 @@ def test_the_wheel_loads_and_runs_in_a_bare_environment(sample, tmp_path) -> Non
         if (installed / name).exists():
             (site / name).symlink_to(installed / name)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    python(RUN + ALONE, *paths, program=str(program), cwd=tmp_path, env=clean)
+    code = RUN + ALONE + REFUSED + LOADED_REFUSES
+    python(code, *paths, program=str(program), cwd=tmp_path, env=clean)
     assert np.array_equal(np.load(paths[2]), expected)
     where = python("import qcompiler; print(qcompiler.__file__)", program=str(program),
                    cwd=tmp_path, env=clean)  # fmt: skip

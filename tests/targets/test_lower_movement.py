@@ -25,6 +25,7 @@ from qcompiler.ops import (
     const,
 )  # fmt: skip
 from qcompiler.targets.build import build, load
+from qcompiler.targets.lower import lower
 from qcompiler.types import DType
 
 DTYPES = (torch.float32, torch.uint8, torch.int64, torch.bool)
@@ -139,4 +140,19 @@ def test_running_sums(dtype: torch.dtype) -> None:
     x = torch.randn(3, 5, 40, generator=cases.rng) * 50
     node = cases.given(x.to(dtype), symbolic=True)
     cases.out(*(Cumsum(axis)(node) for axis in (0, 1, 2, -1)))
+    cases.check()
+
+
+@pytest.mark.parametrize(
+    ("op", "shape"),
+    [(GatherElements(0), (1 << 17,)), (GatherElements(1), (64, 4096)), (Cumsum(1), (64, 4096)),
+     (Cumsum(0), (64, 4096))],
+)  # fmt: skip
+def test_large_gathers_and_sums_are_shared_among_threads(op, shape: tuple[int, ...]) -> None:
+    cases = Cases(9)
+    x = cases.floats(*shape)
+    index = cases.integers(0, 63, *shape, dtype=torch.int64)
+    cases.out(op(x, index) if isinstance(op, GatherElements) else op(x))
+    lowered = lower(fused(cases.inputs, cases.outputs), TARGET)
+    assert "T.parallel(" in lowered.mod.script()
     cases.check()

@@ -1,17 +1,22 @@
 """Row kernels: every row op, alone and between elementwise steps, for every kind of row length."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lowering import TARGET, Cases, fused, region
 
-from qcompiler.graph import Node
+from qcompiler.graph import Node, Note
 from qcompiler.ops import (
     Add,
+    Cast,
     Dequantize,
     DynamicQuantize,
+    Exp,
     Get,
     Input,
     LayerNorm,
+    Log,
     Mul,
     Quantize,
     Reduce,
@@ -23,6 +28,7 @@ from qcompiler.ops import (
     const,
 )  # fmt: skip
 from qcompiler.targets import LowerError
+from qcompiler.targets.kernels import rows
 from qcompiler.targets.lower import lower
 from qcompiler.types import DType, QParams, TensorType, symbol
 
@@ -111,6 +117,41 @@ def test_rows_of_many_pieces_in_parallel() -> None:
     x = cases.floats(40, 1000)
     cases.out(Softmax()(x), LayerNorm(1e-5)(x, const(torch.ones(1000)), const(torch.zeros(1000))))
     cases.check()
+
+
+def test_rows_of_float64_are_the_interpreters() -> None:
+    """What `any`, `all` and the largest integer become, and the rows whose law holds in float64."""
+    cases = Cases(4)
+    for size in LENGTHS:
+        x = cases.given(torch.randn(2, 5, size, generator=cases.rng).double() / 3)
+        w, b = (const(torch.randn(size, generator=cases.rng).double()) for _ in range(2))
+        cases.out(*(Reduce(by)(x) for by in Reduction))
+        cases.out(LayerNorm(1e-5)(x, w, b), RmsNorm(1e-6)(x, w))
+        codes = cases.integers(-(2**40), 2**40, 3, size, dtype=torch.int64)
+        wide = Cast(DType.FLOAT64)(codes)
+        cases.out(region(largest := Reduce(Reduction.MAX)(wide), [wide, largest]))
+    cases.check()
+
+
+@pytest.mark.parametrize("op", [Softmax(), Softmax(log=True), DynamicQuantize(), Exp(), Log()])
+def test_a_law_of_float32_is_refused_on_float64(op) -> None:
+    x = Input(TensorType((3, 40), DType.FLOAT64))(name="x")
+    made = op(x, name="y")
+    out = Get(0)(made) if isinstance(op, DynamicQuantize) else made
+    with pytest.raises(LowerError, match=rf"%y = {op.kind}.*defined for float32, not float64"):
+        lower(fused([x], [out]), TARGET)
+
+
+def test_a_kernel_that_cannot_be_written_names_its_node(monkeypatch) -> None:
+    x = Input(TensorType((3, 40), DType.FLOAT32))(name="x")
+    y = replace(Softmax()(x, name="y"), note=Note(origin="net.py:7"))
+    monkeypatch.setattr(rows.RowTIR, "row_sum", lambda *_: 1 / 0)
+    expected = r"%y = softmax\(float32\[3,40\]\).*\(net.py:7\): ZeroDivisionError"
+    with pytest.raises(LowerError, match=expected):
+        lower(fused([x], [y]), TARGET)
+    monkeypatch.setattr(rows, "supported", lambda *_: 1 / 0)
+    with pytest.raises(LowerError, match=expected):
+        lower(fused([x], [y]), TARGET)
 
 
 def test_a_row_of_unknown_length_is_refused() -> None:

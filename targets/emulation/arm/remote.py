@@ -1,0 +1,51 @@
+"""Runs inside the emulated machine, as a program: `python remote.py jobs.json`.
+
+A job is {artifact, inputs, outputs, taps}: the model is loaded as any device would load it, called
+on the arrays of `inputs` (.npz, in order), and its results are written to `outputs` (.npz): r0, r1
+..., with `taps` also t<kernel>_<tensor> of every kernel; or an error, as {error, message}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def run(job: dict[str, Any]) -> None:
+    from qcompiler.runtime import load
+
+    with np.load(job["inputs"]) as file:
+        inputs = [file[name] for name in file.files]
+    model = load(job["artifact"], threads=1)
+    arrays: dict[str, Any] = {}
+    if job["taps"]:
+
+        def tap(name: str, tensors: Sequence[Any]) -> None:
+            kernel = len({key.partition("_")[0] for key in arrays})
+            arrays.update({f"t{kernel}_{k}": t for k, t in enumerate(tensors)})
+
+        results = model.tapped(inputs, tap)
+    else:
+        found = model(*inputs)
+        results = found if isinstance(found, tuple) else (found,)
+    np.savez(job["outputs"], **arrays, **{f"r{k}": r for k, r in enumerate(results)})
+
+
+def main(path: str) -> None:
+    errors = []
+    for job in json.loads(Path(path).read_text()):
+        try:
+            run(job)
+            errors.append(None)
+        except Exception as e:
+            errors.append({"error": type(e).__name__, "message": str(e)})
+    Path(path).with_suffix(".done").write_text(json.dumps(errors))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
