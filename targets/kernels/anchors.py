@@ -31,7 +31,7 @@ from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, Templates, dims, operand
 from .matmul import conv2d, linear
 from .requantize import saturates
-from .weights import Weight, chosen, code_range, packing_for
+from .weights import Weight, chosen, code_range, moved, packing_for
 
 if TYPE_CHECKING:
     import torch
@@ -213,7 +213,7 @@ def _cpu_takes(g: geometry.Conv | geometry.Linear, dot: Dot) -> bool:
     return not (isinstance(g, geometry.Conv) and g.depthwise and dot.depth > 2)
 
 
-CPU = Templates(_cpu_takes, packing_for, _cpu_weighted, batch_matmul)
+CPU = Templates(_cpu_takes, packing_for, _cpu_weighted, batch_matmul, "int16")
 
 
 class _Unfit(Exception):
@@ -259,8 +259,6 @@ def _geometry(anchor: Node) -> geometry.Conv | geometry.Linear | Miss:
 def _matmul(anchor: Node, epilogue: Epilogue, machine: Machine) -> Answer:
     """Both operands are activations."""
     template = machine.templates.matmul
-    if template is None:
-        return None
     a, b = anchor.inputs
     left, right = dims(a.tensor.shape), dims(b.tensor.shape)
     if left[:-2] != right[:-2]:
@@ -270,7 +268,7 @@ def _matmul(anchor: Node, epilogue: Epilogue, machine: Machine) -> Answer:
         return Miss("only the first batch dimension of a matmul may be symbolic")
     m, k, n = (int(d) for d in sizes)
     g = geometry.Matmul(left[:-2], m, k, n)
-    dot = _pair_dot(anchor, machine.isa)
+    dot = _pair_dot(anchor, geometry.Linear((m,), k, n), machine)
     if dot is None:
         return Miss(f"no instruction multiplies {a.tensor.dtype.value} by {b.tensor.dtype.value}")
     out = epilogue.site.body[-1].tensor.dtype.value
@@ -285,10 +283,14 @@ def _matmul(anchor: Node, epilogue: Epilogue, machine: Machine) -> Answer:
     return Launch(("matmul", g, dot.name, epilogue.key), build, [a, b, *epilogue.leaves])
 
 
-def _pair_dot(anchor: Node, isa: Sequence[Dot]) -> Dot | None:
-    if isinstance(anchor.op, IntMatmul):
-        return next((d for d in isa if d.a_dtype == d.b_dtype == "int16"), None)
-    dtype = anchor.tensor.dtype.value
-    return next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
+def _pair_dot(anchor: Node, g: geometry.Linear, machine: Machine) -> Dot | None:
+    """The first instruction on two activations; codes must fit it, moved where it moves them."""
+    templates, dtype = machine.templates, anchor.tensor.dtype.value
+    isa = [d for d in machine.isa if templates.takes(g, d)]
+    if not isinstance(anchor.op, IntMatmul):
+        return next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
+    limits = [i.tensor.dtype.limits for i in anchor.inputs]
+    fitting = [d for d in isa if d.a_dtype == d.b_dtype == templates.codes]
+    return next((d for d in fitting if all(moved(d, x) is not None for x in limits)), None)
 
 

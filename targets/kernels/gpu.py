@@ -8,10 +8,11 @@ from qcompiler.ops import Packing
 
 from .direct import direct_packing, direct_product
 from .dot import Dot
-from .geometry import Conv, Linear
+from .geometry import Conv, Linear, Matmul
 from .grid import Grid
 from .launch import Templates
 from .tiled import known_pixels, tiled_packing, tiled_product
+from .tiled_matmul import tiled_matmul
 
 
 def grouped(g: Conv | Linear) -> bool:
@@ -39,4 +40,7 @@ def templates(grid: Grid) -> Templates:
         template = tiled_product if in_tiles(g, dot) else direct_product
         return template(g, dot, grid=grid, **options)
 
-    return Templates(takes, packing, weighted, None)
+    def matmul(g: Matmul, dot: Dot, **options: Any) -> Any:
+        return tiled_matmul(g, dot, grid=grid, **options)
+
+    return Templates(takes, packing, weighted, matmul, "int8")

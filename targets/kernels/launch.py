@@ -81,13 +81,15 @@ class Templates:
 
     takes: whether a dot may compute a product with constant weights of that geometry. packing: how
     its kernel reads the weights. weighted: builds the kernel (see matmul.conv2d). matmul: the one
-    for two activations (see batched.batch_matmul); None: left to the plain loops.
+    for two activations (see batched.batch_matmul); codes: the type both of its operands get where
+    they are codes.
     """
 
     takes: Callable[[Conv | Linear, Dot], bool]
     packing: Callable[[Conv | Linear, Dot, str], Packing]
     weighted: Callable[..., Any]
-    matmul: Callable[..., Any] | None
+    matmul: Callable[..., Any]
+    codes: str
 
 
 class Machine(Protocol):

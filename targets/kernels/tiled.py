@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from qcompiler.ops import Packing
 
+from .algebra import bind
 from .build import (
     Buffer,
     Epilogue,
@@ -56,6 +58,7 @@ ACROSS = 16
 MANY_PIXELS = 4096
 FLIP = 0x80808080
 """Codes of 0..255 moved by -128, four at a time."""
+ONES = 0x01010101
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,10 @@ def tiled_product(
             source = Source(conv, dot, size, x, in_dtype, pad, shift, pixels)
             finish = Finish(out, start, epilogue, views, pixels, conv.out_channels, lead)
             place = Block(t, x_block * size.rows, panel)
-            Kernel(conv, dot, size, source, weights, place, finish).emit()
+            deep = -(-conv.channels // (size.words * elements(dot)))
+            steps = conv.kernel[0] * conv.kernel[1] * deep
+            second = Weights(size, elements(dot), steps, weights)
+            Kernel(dot, size, source, second, place, finish, steps).emit()
     return made[0]
 
 
@@ -293,35 +299,34 @@ def copy_async(tile: Buffer, to: Expr, source: Buffer, at: Expr, words: int) -> 
 class Kernel:
     """The code of one thread."""
 
-    g: Conv
     dot: Dot
     cut: Cut
     source: Source
-    weights: Buffer
+    second: Second
     block: Block
     finish: Finish
-
-    @property
-    def steps(self) -> int:
-        deep = -(-self.g.channels // (self.cut.words * elements(self.dot)))
-        return self.g.kernel[0] * self.g.kernel[1] * deep
+    steps: int
+    centre: Centre | None = None
 
     def emit(self) -> None:
         dot, size = self.dot, self.cut
         dtype = "float32" if dot.acc_dtype == "float32" else "int32"
         tiles = T.alloc_buffer((STAGES * size.stage,), dtype, scope="shared.dyn")
+        # All kernels of a file must declare what is called the same in the same way.
+        IRBuilder.name(f"tiles_{dtype}", tiles)
         # TVM cuts an allocation down to the elements that it sees used, and sees the first of those
         # that cp.async and ldmatrix move: so the last, which nothing reads, is used as well.
         with guarded(self.block.thread == 0):
             store(tiles, STAGES * size.stage - 1, T.Cast(dtype, 0), 1)
         places = self.source.places(self.block)
-        part = (Matrices if dot.rows > 1 else Words)(dot, size, self.block, self.source.flipped)
+        shape = Matrices if dot.rows > 1 else Words
+        part = shape(dot, size, self.block, self.source.flipped, self.centre)
         sums = part.sums()
 
         def load(step: Expr) -> None:
             to = step % STAGES * size.stage
             self.source.load(tiles, to, step, places, self.block)
-            self._load_weights(tiles, to + size.rows * size.pitch, step)
+            self.second.load(tiles, to + size.rows * size.pitch, step, self.block)
 
         for step in range(STAGES - 1):
             if step < self.steps:
@@ -342,18 +347,58 @@ class Kernel:
         pixel = self.block.first + row
         self.finish.emit(total, pixel, self.block.panel * self.cut.columns + column)
 
-    def _load_weights(self, tiles: Buffer, to: Expr, step: Expr) -> None:
-        """The tile of weights of one step: one piece of memory."""
-        size, per = self.cut, elements(self.dot)
+
+class Second(Protocol):
+    """The second operand: how the tile of one step gets to word `to` of shared memory."""
+
+    def load(self, tiles: Buffer, to: Expr, step: Expr, block: Block) -> None: ...
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Packed weights: the tile of a step is one piece of memory."""
+
+    cut: Cut
+    per: int
+    steps: int
+    buffer: Buffer
+
+    def load(self, tiles: Buffer, to: Expr, step: Expr, block: Block) -> None:
+        size = self.cut
         across = size.words // COPY_WORDS
         copies = size.columns * across
-        begin = (self.block.panel * self.steps + step) * (size.columns * size.words)
+        begin = (block.panel * self.steps + step) * (size.columns * size.words)
         with T.unroll(0, -(-copies // size.threads)) as s:
-            index = self.block.thread + s * size.threads
+            index = block.thread + s * size.threads
             row, word = index // across, index % across * COPY_WORDS
             with guarded(index < copies if copies % size.threads else tirx.const(True, "bool")):
-                at = (begin + index * COPY_WORDS) * per
-                copy_async(tiles, to + row * size.pitch + word, self.weights, at, COPY_WORDS)
+                at = (begin + index * COPY_WORDS) * self.per
+                copy_async(tiles, to + row * size.pitch + word, self.buffer, at, COPY_WORDS)
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Zero points of two activations, as their codes are multiplied, over `size` products.
+
+    sum((a - za) * (b - zb)) = sum(a * b) - zb * sum(a) - za * sum(b) + size * za * zb, modulo 2^32.
+    """
+
+    za: int
+    zb: int
+    size: int
+
+    def total(self, products: Expr, first: Expr, second: Expr) -> Expr:
+        both = (self.size * self.za * self.zb + (1 << 31)) % (1 << 32) - (1 << 31)
+        return products - self.zb * first - self.za * second + tirx.const(both, "int32")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Accumulators of a thread: of products, and where zero points want it of each operand."""
+
+    products: Buffer
+    first: Buffer | None
+    second: Buffer | None
 
 
 @dataclass(frozen=True)
@@ -367,6 +412,7 @@ class Words:
     cut: Cut
     block: Block
     flipped: bool
+    centre: Centre | None
 
     @property
     def lines(self) -> int:
@@ -378,11 +424,15 @@ class Words:
         """Rows and columns of a thread, `lines` and ACROSS apart."""
         return self.cut.rows // self.lines, self.cut.columns // ACROSS
 
-    def sums(self) -> Buffer:
-        rows, columns = self.shape
-        return zeros(rows * columns, self.dot.acc_dtype)
+    def sums(self) -> Sums:
+        (rows, columns), centre, dtype = self.shape, self.centre, self.dot.acc_dtype
+        return Sums(
+            zeros(rows * columns, dtype),
+            zeros(rows, dtype) if centre and centre.zb else None,
+            zeros(columns, dtype) if centre and centre.za else None,
+        )
 
-    def multiply(self, sums: Buffer, tiles: Buffer, at: Expr) -> None:
+    def multiply(self, sums: Sums, tiles: Buffer, at: Expr) -> None:
         (rows, columns), pitch, dtype = self.shape, self.cut.pitch, self.dot.acc_dtype
         a, b = local(rows, dtype), local(columns, dtype)
         down, right = self.block.thread // ACROSS, self.block.thread % ACROSS
@@ -395,15 +445,25 @@ class Words:
             with T.unroll(0, columns) as j:
                 store(b, j, tiles[begin + (right + j * ACROSS) * pitch + k], 1)
             with T.unroll(0, rows) as i, T.unroll(0, columns) as j:
-                total = self.dot.emit(sums[i * columns + j], [(a[i], b[j])])
-                store(sums, i * columns + j, total, 1)
+                total = self.dot.emit(sums.products[i * columns + j], [(a[i], b[j])])
+                store(sums.products, i * columns + j, total, 1)
+            for side, words, count in ((sums.first, a, rows), (sums.second, b, columns)):
+                if side is not None:
+                    with T.unroll(0, count) as i:
+                        ones = bind(T.int32(ONES))
+                        store(side, i, self.dot.emit(side[i], [(words[i], ones)]), 1)
 
-    def each(self, sums: Buffer, body: Any) -> None:
+    def each(self, sums: Sums, body: Any) -> None:
         """body(sum, row, column) for every output of the thread."""
         rows, columns = self.shape
         down, right = self.block.thread // ACROSS, self.block.thread % ACROSS
         with T.unroll(0, rows) as i, T.unroll(0, columns) as j:
-            body(sums[i * columns + j], down + i * self.lines, right + j * ACROSS)
+            total = sums.products[i * columns + j]
+            if self.centre is not None:
+                first = 0 if sums.first is None else sums.first[i]
+                second = 0 if sums.second is None else sums.second[j]
+                total = self.centre.total(total, first, second)
+            body(total, down + i * self.lines, right + j * ACROSS)
 
 
 @dataclass(frozen=True)
@@ -417,6 +477,7 @@ class Matrices:
     cut: Cut
     block: Block
     flipped: bool
+    centre: Centre | None
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -435,11 +496,15 @@ class Matrices:
         across = self.cut.across
         return warp // across * (down * self.dot.rows), warp % across * (right * self.dot.lanes)
 
-    def sums(self) -> Buffer:
-        down, right = self.tiles
-        return zeros(down * right * 4, "uint32")
+    def sums(self) -> Sums:
+        (down, right), centre = self.tiles, self.centre
+        return Sums(
+            zeros(down * right * 4, "uint32"),
+            zeros(down * 4, "uint32") if centre and centre.zb else None,
+            zeros(right * 4, "uint32") if centre and centre.za else None,
+        )
 
-    def multiply(self, sums: Buffer, tiles: Buffer, at: Expr) -> None:
+    def multiply(self, sums: Sums, tiles: Buffer, at: Expr) -> None:
         (down, right), pitch, lane = self.tiles, self.cut.pitch, self.lane
         top, left = self.corner
         a, b = local(down * 4, "uint32"), local(right * 2, "uint32")
@@ -456,17 +521,43 @@ class Matrices:
             with T.unroll(0, right // 2) as j:
                 load_matrices(b, j * 4, tiles, columns + j * (16 * pitch) + k * deep)
             with T.unroll(0, down) as i, T.unroll(0, right) as j:
-                acc = Fragment(sums, (i * right + j) * 4, lane)
+                acc = Fragment(sums.products, (i * right + j) * 4, lane)
                 pair = Fragment(a, i * 4, lane), Fragment(b, j * 2, lane)
                 self.dot.emit(acc, [pair])
+            self._add_up(sums, a, b)
 
-    def each(self, sums: Buffer, body: Any) -> None:
+    def _add_up(self, sums: Sums, a: Buffer, b: Buffer) -> None:
+        """The sums of each operand: products with a matrix of ones."""
+        if sums.first is None and sums.second is None:
+            return
+        ones, lane = local(4, "uint32"), self.lane
+        with T.unroll(0, 4) as i:
+            store(ones, i, T.uint32(ONES), 1)
+        every = Fragment(ones, 0, lane)
+        if sums.first is not None:
+            with T.unroll(0, self.tiles[0]) as i:
+                pair = Fragment(a, i * 4, lane), every
+                self.dot.emit(Fragment(sums.first, i * 4, lane), [pair])
+        if sums.second is not None:
+            with T.unroll(0, self.tiles[1]) as j:
+                pair = every, Fragment(b, j * 2, lane)
+                self.dot.emit(Fragment(sums.second, j * 4, lane), [pair])
+
+    def each(self, sums: Sums, body: Any) -> None:
         """body(sum, row, column) for every output of the thread."""
         (down, right), (top, left), lane = self.tiles, self.corner, self.lane
+
+        def number(side: Buffer | None, k: Expr) -> Expr:
+            return 0 if side is None else T.Cast("int32", side[k])
+
         with T.unroll(0, down) as i, T.unroll(0, right) as j, T.unroll(0, 4) as e:
             row = top + i * 16 + lane // 4 + e // 2 * 8
             column = left + j * 8 + lane % 4 * 2 + e % 2
-            body(T.Cast("int32", sums[(i * right + j) * 4 + e]), row, column)
+            total = number(sums.products, (i * right + j) * 4 + e)
+            if self.centre is not None:
+                sides = number(sums.first, i * 4 + e), number(sums.second, j * 4 + e)
+                total = self.centre.total(total, *sides)
+            body(total, row, column)
 
 
 def load_matrices(registers: Buffer, first: Expr, tile: Buffer, at: Expr) -> None:

@@ -145,4 +145,4 @@ def packing_for(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:
     return Packing(*packing_of(g, dot, in_dtype))
 
 
-__all__ = ["Weight", "chosen", "code_range", "packing_for", "proven"]
+__all__ = ["Weight", "chosen", "code_range", "moved", "packing_for", "proven"]

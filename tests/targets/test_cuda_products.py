@@ -13,7 +13,16 @@ from lowering import Cases, region
 
 from qcompiler.context import Context
 from qcompiler.graph import Node
-from qcompiler.ops import IntAdd, IntConv2d, IntLinear, Linear, Lookup, Requantize, const
+from qcompiler.ops import (
+    IntAdd,
+    IntConv2d,
+    IntLinear,
+    IntMatmul,
+    Linear,
+    Lookup,
+    Requantize,
+    const,
+)  # fmt: skip
 from qcompiler.passes.pack import packed
 from qcompiler.targets import Target, get
 from qcompiler.targets.build import compiled, device_source
@@ -96,6 +105,14 @@ def matrix_product(r: random.Random, cases: Cases) -> list[Node]:
     return [IntLinear(zero_of(x))(x, weights(r, cases, n, k), *bias)]
 
 
+def attention(r: random.Random, cases: Cases) -> list[Node]:
+    """Two activations, each with its zero point."""
+    lead, m = r.choice([(), (3,), (2, 2)]), r.choice([17, 20, 33, 65])
+    k, n = r.choice([1, 5, 16, 33, 64, 90]), r.choice([1, 8, 19, 66])
+    a, b = codes(r, cases, *lead, m, k), codes(r, cases, *lead, k, n)
+    return [IntMatmul(zero_of(a), zero_of(b))(a, b)]
+
+
 def followed(r: random.Random, cases: Cases, body: list[Node]) -> Node:
     """The sums as they are, or requantized, added to a residual, looked up in a table."""
     (acc,) = body
@@ -126,7 +143,11 @@ def test_random_regions(isa: str, seed: int, monkeypatch) -> None:
     monkeypatch.setattr(lowering, "TARGET", target(isa))
     r, cases, context = random.Random(seed), Cases(seed), Context(target(isa))
     for k in range(PER_MODULE):
-        made = matrix_product(r, cases) if k % 3 == 0 else convolution(r, cases, k % 10 == 1)
+        made = (
+            matrix_product(r, cases) if k % 3 == 0
+            else attention(r, cases) if k % 6 == 5
+            else convolution(r, cases, k % 10 == 1)
+        )  # fmt: skip
         cases.out(packed(followed(r, cases, made), context))
     lowered = lower(lowering.fused(cases.inputs, cases.outputs), target(isa))
     kernels = device_source(compiled(lowered, target(isa))).split('extern "C" __global__')
@@ -147,6 +168,8 @@ def test_instructions_give_the_same_bits_as_their_meaning(isa: str, monkeypatch)
     products.test_integer_linears()
     products.test_integer_convolutions(products.CONVS[0])
     products.test_dynamically_quantized_linears()
+    if isa != "references":  # a minute of exchanges
+        products.test_integer_matmuls()
 
 
 def test_float_products(monkeypatch) -> None:
