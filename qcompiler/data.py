@@ -168,11 +168,22 @@ def _count(value: torch.Tensor, node: Node, size: int, where: str) -> int:
     found = value.shape[0]
     if found == 0 or found % size:
         raise DataError(
-            f"{where}, input {_declared(node)}: axis 0 has {found}, expected a multiple of the "
-            f"traced batch size {size}; drop the rest (DataLoader: drop_last=True) or trace with "
-            f"a symbolic batch"
+            f"{where}, input {_declared(node)}: axis 0 has {found}, expected a multiple of "
+            f"{_multiple(declared.shape[0], size)}"
         )
     return found // size
+
+
+def _multiple(dim: Dim, size: int) -> str:
+    """What a piece holds, and what to do about an item that has no whole number of pieces."""
+    drop = "drop the rest (DataLoader: drop_last=True)"
+    if isinstance(dim, int):
+        return f"the traced batch size {size}; {drop} or trace with a symbolic batch"
+    cure = f"put {size} samples in an item" if size > 1 else "leave empty items out"
+    return (
+        f"{size}, the least {dim!r} that the model was traced for; {cure}, {drop}, or trace with "
+        "a smaller min in its torch.export.Dim"
+    )
 
 
 def _piece_sizes(graph: Graph) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
 from collections.abc import Mapping
@@ -26,6 +27,12 @@ REF = re.compile(r"(?<!['\"\w])%([\w.]+)")
 MAX_POWER = 8  # of a symbol; a tensor of that many symbolic dimensions made one
 RECORDS: dict[str, type] = {"window": Window, "packing": Packing, "scheme": Scheme}
 ENUMS = {e.value: e for e in DType}
+NUMBERS = ("inf", "nan")
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a text reads the name as something else than a symbolic dimension."""
+    return name in (*NUMBERS, *ENUMS) or keyword.iskeyword(name)
 
 
 class ParseError(ValueError):
@@ -232,7 +239,7 @@ class _Reader:
         raise ParseError(f"expected a literal, got {ast.unparse(node)!r}")
 
     def name(self, name: str) -> Any:
-        if name in ("inf", "nan"):
+        if name in NUMBERS:
             return float(name)
         return ENUMS.get(name) or self.symbols.get(name) or name
 
@@ -321,9 +328,9 @@ def _name(node: ast.expr) -> str:
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    """Enums are written by their value."""
+    """Enums are written by their value, which may also be the name of a dimension."""
     if isinstance(hint, type) and issubclass(hint, Enum) and not isinstance(value, hint):
-        return hint(value)
+        return hint(repr(value) if isinstance(value, Sym) else value)
     if hint is float and isinstance(value, int):
         return float(value)
     return value

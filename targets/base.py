@@ -144,14 +144,29 @@ def parts(t: Type) -> tuple[TensorType, ...]:
 
 def unsupported_dims(node: Node) -> str | None:
     """Only the first dimension may be symbolic, and only one symbol may occur."""
-    types = [i.type for i in node.inputs] + [node.type]
-    for t in (t for whole in types for t in parts(whole)):
+    for t in _types(node):
         if 0 in t.shape:
             return f"an empty tensor, {t!r}, has no kernel"
-        if any(isinstance(d, Sym) for d in t.shape[1:]):
-            return f"only the first dimension may be symbolic, got {t!r}"
-        if t.shape and isinstance(t.shape[0], Sym) and len(t.shape[0].expr.free_symbols) > 1:
-            return f"a dimension may depend on one symbol, got {t!r}"
+        problem = _misplaced(t)
+        if problem:
+            return problem
+    return None
+
+
+def misplaced_symbol(node: Node) -> str | None:
+    """What is wrong with the symbolic dimensions of a node and its operands; None if nothing."""
+    return next((p for t in _types(node) if (p := _misplaced(t))), None)
+
+
+def _types(node: Node) -> list[TensorType]:
+    return [t for whole in (*(i.type for i in node.inputs), node.type) for t in parts(whole)]
+
+
+def _misplaced(t: TensorType) -> str | None:
+    if any(isinstance(d, Sym) for d in t.shape[1:]):
+        return f"only the first dimension may be symbolic, got {t!r}"
+    if t.shape and isinstance(t.shape[0], Sym) and len(t.shape[0].expr.free_symbols) > 1:
+        return f"a dimension may depend on one symbol, got {t!r}"
     return None
 
 

@@ -15,7 +15,7 @@ from qcompiler.graph import Graph, Level, Node
 from qcompiler.ops import Const, Get, Input, Reshape, Tuple
 from qcompiler.types import Dim, Sym, TensorType, Type
 
-from .base import STRUCTURAL, Target, parts, unsupported_dims
+from .base import STRUCTURAL, Target, misplaced_symbol, parts, unsupported_dims
 from .kernels.launch import Launch, Miss
 
 if TYPE_CHECKING:
@@ -90,16 +90,27 @@ def first_line(error: Exception) -> str:
 
 
 def _refusal(problems: Mapping[Node, str], target: Target) -> str:
-    """What readers of a shape that no kernel takes add to it is nothing new."""
+    """What readers of a shape that no kernel takes add to it is nothing new.
+
+    Nor are more nodes with a symbol where none may be: one cure, a fixed size, is for all of them.
+    """
+    symbolic = [n for n in problems if misplaced_symbol(n)]
     causes = [
         _problem(node, reason)
         for node, reason in problems.items()
-        if not (unsupported_dims(node) and any(i in problems for i in node.inputs))
+        if node not in symbolic
+        and not (unsupported_dims(node) and any(i in problems for i in node.inputs))
     ]
+    if symbolic:
+        cure = "trace with fixed sizes (a fixed batch: no dynamic_shapes)"
+        causes.insert(0, f"{_problem(symbolic[0], problems[symbolic[0]])}; {cure}")
     if len(causes) == 1:
-        return f"{target.name} has no kernel for {causes[0]}; change the model there"
+        return f"{target.name} has no kernel for {causes[0]}{'' if symbolic else CURE}"
     head = f"{target.name} has no kernel for {len(causes)} nodes; change the model there:"
     return "\n  ".join([head, *causes])
+
+
+CURE = "; change the model there"
 
 
 def _problem(node: Node, reason: str) -> str:

@@ -39,6 +39,11 @@ class NumpyAlgebra:
     def div(self, a: Array, b: Array, /) -> Array:
         return np.asarray(a / b)
 
+    def trunc_div(self, a: Array, b: Array, /) -> Array:
+        assert not np.isin(b, (0, -1)).any()
+        size = np.abs(a.astype(object)) // np.abs(b.astype(object))
+        return np.where((a < 0) == (b < 0), size, -size).astype(a.dtype)
+
     def sqrt(self, a: Array, /) -> Array:
         return np.asarray(np.sqrt(a))
 
@@ -113,6 +118,11 @@ class NumpyAlgebra:
         rows = x.reshape(-1, x.shape[-1]).tolist()
         best = [max((v for v in row if v == v), default=-INF) or 0.0 for row in rows]
         return np.array(best, dtype=np.float32).reshape(*x.shape[:-1], 1)
+
+    def row_top(self, x: Array, /) -> Array:
+        rows = x.reshape(-1, x.shape[-1])
+        best = [x.dtype.type(NAN if (r != r).any() else max(r.tolist()) or 0) for r in rows]
+        return np.array(best).reshape(*x.shape[:-1], 1)
 
     def row_sum(self, x: Array, /) -> Array:
         sums = [self._sum(row) for row in x.reshape(-1, x.shape[-1])]
@@ -350,3 +360,67 @@ def test_the_functions_are_the_same_bits_for_good(golden: Callable[[str], None])
         lines.append(f"{name} {zlib.crc32((y + 0.0).numpy().tobytes()):08x}")
     rows = TORCH.row_sum(x.reshape(64, -1)).numpy().tobytes()
     golden("\n".join([*lines, f"row_sum {zlib.crc32(rows):08x}", ""]))
+
+
+# ------------------------------------------------------------------------- powers and remainders
+
+EDGES = torch.tensor([*SPECIAL, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 0.1, 16777215.0, 1e10])
+
+
+def pairs_of(x: torch.Tensor, y: torch.Tensor, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every pair of edges, and random pairs whose magnitudes differ by up to 10^spread."""
+    rng = torch.Generator().manual_seed(3)
+    a = torch.randn(20_000, generator=rng) * 10 ** (torch.rand(20_000, generator=rng) * spread)
+    b = torch.randn(20_000, generator=rng) * 10 ** (-torch.rand(20_000, generator=rng) * spread)
+    first, second = torch.meshgrid(x, y, indexing="ij")
+    return torch.cat([first.flatten(), a]), torch.cat([second.flatten(), b])
+
+
+def test_fmod_is_exact() -> None:
+    x, y = pairs_of(EDGES, EDGES, 30)
+    x, y = torch.cat([x, x]), torch.cat([y, y.round()])
+    with np.errstate(all="ignore"):
+        want = np.fmod(x.numpy(), y.numpy())
+        other = arith.fmod(NUMPY, x.numpy(), y.numpy())
+    got = arith.fmod(TORCH, x, y)
+    assert got.dtype == torch.float32
+    np.testing.assert_array_equal(got.numpy(), want)
+    np.testing.assert_array_equal(other, want)
+
+
+def test_power_has_the_special_values_of_pow_and_its_stated_error() -> None:
+    x, y = pairs_of(EDGES, EDGES, 2)
+    x, y = torch.cat([x, x]), torch.cat([y, y.round()])
+    got = arith.power(TORCH, x, y).numpy().astype(np.float64)
+    with np.errstate(all="ignore"):
+        want = np.power(x.double().numpy(), y.double().numpy())
+        narrow = np.power(x.numpy(), y.numpy())
+    same = (got == narrow) | (np.isnan(got) & np.isnan(narrow))
+    sign = np.signbit(got) == np.signbit(narrow)
+    assert (sign | np.isnan(got)).all()
+    tiny = np.abs(want) < 2.0**-126
+    with np.errstate(all="ignore"):
+        error = np.abs(got - want) / np.maximum(np.abs(want), 2.0**-126)
+    near = np.isfinite(got) & ((error <= 2e-5) | tiny & (np.abs(got) < 2.0**-125))
+    edge = np.abs(np.abs(want) / np.finfo(np.float32).max - 1) < 2e-5
+    assert (same | near | edge).all(), (x[~(same | near | edge)], y[~(same | near | edge)])
+
+
+def test_whole_division_is_exact_and_never_traps() -> None:
+    ends = [0, 1, -1, 2, -7, 3, 2**60 + 1, -(2**60) - 1, 2**63 - 1, -(2**63) + 1, -(2**63)]
+    a, b = (v.flatten() for v in torch.meshgrid(*[torch.tensor(ends)] * 2, indexing="ij"))
+    got, other = arith.trunc_div(TORCH, a, b), arith.trunc_div(NUMPY, a.numpy(), b.numpy())
+    np.testing.assert_array_equal(got.numpy(), other)
+    for x, y, q in zip(a.tolist(), b.tolist(), got.tolist(), strict=True):
+        exact = x if y == 0 else (abs(x) // abs(y)) * (1 if (x < 0) == (y < 0) else -1)
+        assert (q - exact) % 2**64 == 0
+
+
+def test_row_top_is_nan_where_there_is_one_and_exact_for_integers() -> None:
+    rows = torch.tensor([[1.0, NAN, 3.0], [NAN, 1.0, INF], [-INF, -INF, -INF], [-0.0, -1.0, -0.0]])
+    got = TORCH.row_top(rows).flatten()
+    assert got[:2].isnan().all() and got[2] == -INF and math.copysign(1, got[3].item()) == 1
+    whole = torch.tensor([[2**62, 2**62 + 1, -1], [-(2**63), -(2**63), -(2**63)]])
+    assert TORCH.row_top(whole).flatten().tolist() == [2**62 + 1, -(2**63)]
+    for x in (rows, whole):
+        np.testing.assert_array_equal(TORCH.row_top(x).numpy(), NUMPY.row_top(x.numpy()))

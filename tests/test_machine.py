@@ -91,7 +91,7 @@ def test_what_is_no_plain_file_is_not_replaced(tmp_path) -> None:
     os.mkfifo(pipe)
     link = tmp_path / "link"
     link.symlink_to(pipe)
-    for bad in (pipe, link, Path("/dev/null")):
+    for bad in (pipe, link):
         with pytest.raises(OSError, match="it is no plain file") as caught, replacing(bad):
             pass
         assert caught.value.filename == str(bad)

@@ -1,6 +1,7 @@
 """The arithmetic law (design, section 5): each formula once, for every target."""
 
 from .algebra import LANES, Algebra, RowAlgebra
+from .division import fmod, trunc_div
 from .functions import (
     cos,
     elu,
@@ -13,6 +14,7 @@ from .functions import (
     horner,
     limit,
     log,
+    power,
     sigmoid,
     silu,
     sin,
@@ -99,6 +101,7 @@ __all__ = [
     "fits",
     "fits_int32",
     "float32",
+    "fmod",
     "gelu",
     "gelu_tanh",
     "group_scales",
@@ -118,6 +121,7 @@ __all__ = [
     "matmul_bounds",
     "multiplier",
     "partial_sum_bounds",
+    "power",
     "proof_scale",
     "quantize",
     "quantize_bias",
@@ -139,6 +143,7 @@ __all__ = [
     "softplus",
     "table_offset",
     "tanh",
+    "trunc_div",
     "unary_table",
     "weight_scales",
 ]

@@ -36,6 +36,9 @@ class Algebra(Protocol[V]):
     def div(self, a: V, b: V, /) -> V:
         """IEEE division of floats, never a product with an approximate reciprocal."""
 
+    def trunc_div(self, a: V, b: V, /) -> V:
+        """The integer quotient toward zero; b is neither 0 nor -1."""
+
     def sqrt(self, a: V, /) -> V:
         """IEEE square root."""
 
@@ -113,6 +116,12 @@ class RowAlgebra(Algebra[V], Protocol[V]):
         """The largest element that is not NaN; -inf if there is none; a zero is +0.0.
 
         Stated so that the order of comparison does not matter: any vector instruction may be used.
+        """
+
+    def row_top(self, x: V, /) -> V:
+        """The largest element, of x's own dtype: exact for integers; NaN if there is one in a row.
+
+        A float zero is +0.0. x is the operand of the reduction.
         """
 
     def row_sum(self, x: V, /) -> V:

@@ -130,6 +130,25 @@ def log(n: Algebra[V], x: V) -> V:
     return n.where(valid, y, n.where(n.eq(x, inf), inf, special))
 
 
+def power(n: Algebra[V], x: V, y: V) -> V:
+    """x^y as exp(y log|x|), relative error at most 2e-5; special values as C's pow.
+
+    Below 0 an odd whole y keeps x's sign, an even one drops it, any other gives NaN.
+    """
+    zero, one, inf = n.const(0.0), n.const(1.0), n.const(math.inf)
+    size = n.abs(x)
+    endless = n.logical_and(n.eq(size, one), n.eq(n.abs(y), inf))
+    unity = n.logical_or(n.logical_or(n.eq(y, zero), n.eq(x, one)), endless)
+    r = exp(n, n.where(unity, zero, n.mul(y, log(n, size))))
+    half = n.mul(y, n.const(0.5))
+    whole = n.eq(n.rint(y), y)
+    odd = n.logical_and(whole, n.logical_not(n.eq(n.rint(half), half)))
+    negative = n.lt(n.float_bits(x), n.const(0, "int32"))
+    r = n.where(n.logical_and(negative, odd), n.neg(r), r)
+    below = n.logical_and(n.lt(x, zero), n.gt(x, n.const(-math.inf)))
+    return n.where(n.logical_or(whole, n.logical_not(below)), r, n.const(math.nan))
+
+
 def erf(n: Algebra[V], x: V) -> V:
     """The error function, at most 7 ulp, exactly +-1 beyond +-4; NaN passes."""
     return _rational(n, limit(n, x, -ERF_MAX, ERF_MAX), ERF_P, ERF_Q)

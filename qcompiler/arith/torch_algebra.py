@@ -44,6 +44,9 @@ class TorchAlgebra:
     def div(self, a: Tensor, b: Tensor, /) -> Tensor:
         return a / b
 
+    def trunc_div(self, a: Tensor, b: Tensor, /) -> Tensor:
+        return torch.div(a, b, rounding_mode="trunc")
+
     def sqrt(self, a: Tensor, /) -> Tensor:
         # Torch's roots are MKL's, off by one ulp at times: in float32 above some thousand elements,
         # in float64 always; numpy's are IEEE's.
@@ -118,6 +121,10 @@ class TorchAlgebra:
     def row_max(self, x: Tensor, /) -> Tensor:
         largest = torch.where(torch.isnan(x), -torch.inf, x).amax(-1, keepdim=True)
         return torch.where(largest == 0, 0.0, largest)
+
+    def row_top(self, x: Tensor, /) -> Tensor:
+        largest = x.amax(-1, keepdim=True)
+        return torch.where(largest == 0, 0.0, largest) if x.is_floating_point() else largest
 
     def row_sum(self, x: Tensor, /) -> Tensor:
         size = x.shape[-1]

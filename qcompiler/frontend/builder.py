@@ -13,8 +13,27 @@ from qcompiler.frontend.dims import Dims, numel, same
 from qcompiler.frontend.errors import Refusal
 from qcompiler.frontend.naming import Site
 from qcompiler.graph import Node, Note
-from qcompiler.op import Movement, Op
-from qcompiler.ops import Cast, Const, Expand, Full, Permute, Reshape, Slice, Sub
+from qcompiler.op import Movement, Op, Unary
+from qcompiler.ops import (
+    Abs,
+    Cast,
+    Const,
+    Expand,
+    Full,
+    LayerNorm,
+    LeakyRelu,
+    Neg,
+    Permute,
+    Power,
+    Prelu,
+    Reshape,
+    RmsNorm,
+    Round,
+    Slice,
+    Softmax,
+    Sqrt,
+    Sub,
+)  # fmt: skip
 from qcompiler.types import Dim, DType, Sym, TensorType
 
 Value = Any  # what a call gives: a Node, a tuple of values, a Dim, a Python constant, or Absent
@@ -52,7 +71,13 @@ class Builder:
         return first
 
     def __call__(self, op: Op, *inputs: Node) -> Node:
-        """Apply an op. Constant operands give a constant, unless it would be too large."""
+        """Apply an op. Constant operands give a constant, unless it would be too large.
+
+        A function that the law states for float32 alone gets float64 operands as float32.
+        """
+        if _single(op) and any(i.tensor.dtype is DType.FLOAT64 for i in inputs):
+            narrow = [self.cast(i, DType.FLOAT32) for i in inputs]
+            return self.cast(self(op, *narrow), DType.FLOAT64)
         note = Note(origin=self.site.origin)
         node = op(*inputs, name=f"{self.site.name}.{op.kind}", note=note)
         values = [self.known[i] for i in inputs if i in self.known]
@@ -153,6 +178,13 @@ def _open(op: Op) -> bool:
     """Whether the op has a symbolic attribute, so that it has no value yet."""
     attributes = [v if isinstance(v, tuple) else (v,) for v in vars(op).values()]
     return any(isinstance(d, Sym) for v in attributes for d in v)
+
+
+def _single(op: Op) -> bool:
+    """Whether the op's formula has polynomials or constants of float32; plain IEEE ones do not."""
+    if isinstance(op, Unary):
+        return not isinstance(op, Neg | Abs | Sqrt | Round | Power)
+    return isinstance(op, LeakyRelu | Prelu | Softmax | LayerNorm | RmsNorm)
 
 
 def axis_of(axis: int, rank: int) -> int:

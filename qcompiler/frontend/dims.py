@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -13,9 +14,19 @@ import torch
 from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
 
 from qcompiler.frontend.errors import Refusal
+from qcompiler.parse import is_reserved
 from qcompiler.types import Dim, Sym, symbol
 
-AxisNames = Mapping[int, str]  # names of the symbolic axes of one input
+
+@dataclass(frozen=True)
+class Axis:
+    """What the user said of a symbolic axis: its name, and whether a lower bound."""
+
+    name: str | None
+    bounded: bool
+
+
+Axes = Mapping[int, Axis]  # the symbolic axes of one input
 
 
 def _modulo(a: Dim, b: Dim) -> Dim:
@@ -83,23 +94,49 @@ def same(a: Dim, b: Dim) -> bool:
 
 def named_symbols(
     shapes: Sequence[Sequence[int | torch.SymInt]],
-    names: Sequence[AxisNames],
+    axes: Sequence[Axes],
     ranges: Mapping[sympy.Symbol, Any],
 ) -> dict[sympy.Symbol, Sym]:
-    """A Sym for each symbol in the inputs' shapes: the user's name for it, else s0, s1..."""
+    """A Sym for each symbol in the inputs' shapes: the user's name for it, else s0, s1...
+
+    A name that the text form reads as something else (`inf`, `int8`, `lambda`) gets a `_`.
+    """
     chosen: dict[sympy.Symbol, str] = {}
-    for shape, axes in zip(shapes, names, strict=True):
-        for axis, size in enumerate(shape):
-            name = axes.get(axis)
-            expr = None if isinstance(size, int) else size.node.expr
-            if expr is not None and expr.is_Symbol and name is not None:
-                chosen.setdefault(expr, name)
+    bounded: set[sympy.Symbol] = set()
+    for expr, axis in _declared(shapes, axes):
+        if axis.bounded:
+            bounded.update(expr.free_symbols)
+        if expr.is_Symbol and axis.name is not None:
+            chosen.setdefault(expr, axis.name)
+    taken = set(chosen.values())
     found: dict[sympy.Symbol, Sym] = {}
-    free = (n for n in (f"s{k}" for k in range(10**6)) if n not in chosen.values())
+    free = (n for n in (f"s{k}" for k in range(10**6)) if n not in taken)
     for expr in _symbols_in_order(shapes):
-        name = chosen.get(expr) or next(free)
-        found[expr] = symbol(name, *_limits(ranges.get(expr)))
+        name = chosen.get(expr)
+        name = next(free) if name is None else _legible(name, taken)
+        low, high = _limits(ranges.get(expr))
+        low = 1 if low == TORCH_MIN and expr not in bounded else low
+        found[expr] = symbol(name, low, high)
     return found
+
+
+def _legible(name: str, taken: Container[str]) -> str:
+    """The name, or one that a text does not read as something else."""
+    if not is_reserved(name):
+        return name
+    while is_reserved(name) or name in taken:
+        name += "_"
+    return name
+
+
+def _declared(
+    shapes: Sequence[Sequence[int | torch.SymInt]], axes: Sequence[Axes]
+) -> Iterator[tuple[sympy.Expr, Axis]]:
+    """The symbolic sizes that the user said something of."""
+    for shape, said in zip(shapes, axes, strict=True):
+        for k, size in enumerate(shape):
+            if k in said and not isinstance(size, int):
+                yield size.node.expr, said[k]
 
 
 def _symbols_in_order(shapes: Sequence[Sequence[int | torch.SymInt]]) -> list[sympy.Symbol]:
@@ -119,25 +156,27 @@ def _limits(bounds: Any) -> tuple[int, int | None]:
 
 
 MAX_SIZE = 2**62  # torch writes "no upper bound" as a size near 2^63
+TORCH_MIN = 2
+"""What torch.export writes for "no lower bound" of Dim.AUTO and Dim.DYNAMIC: its own tracing takes
+sizes 0 and 1 for special cases. The exported program runs with 1, and so does the graph."""
 
 
-def axis_names(dynamic: Any, leaves: Sequence[Any], tree: Any) -> list[dict[int, str]]:
-    """The names that `dynamic_shapes` gives to axes, for each tensor of the arguments.
+def symbolic_axes(dynamic: Any, leaves: Sequence[Any], tree: Any) -> list[dict[int, Axis]]:
+    """What `dynamic_shapes` says of axes, for each tensor of the arguments.
 
     tree: the arguments as `dynamic` mirrors them: a mapping by parameter name, or a sequence.
     """
-    found: dict[int, dict[int, str]] = {}
+    found: dict[int, dict[int, Axis]] = {}
     _collect(dynamic, tree, found)
     return [found.get(id(leaf), {}) for leaf in leaves]
 
 
-def _collect(dynamic: Any, value: Any, found: dict[int, dict[int, str]]) -> None:
+def _collect(dynamic: Any, value: Any, found: dict[int, dict[int, Axis]]) -> None:
     if dynamic is None:
         return
     if isinstance(value, torch.Tensor):
         axes = dynamic.items() if isinstance(dynamic, Mapping) else enumerate(dynamic)
-        names = {k: _dim_name(d) for k, d in axes}
-        found[id(value)] = {k: n for k, n in names.items() if n is not None}
+        found[id(value)] = {k: _axis(d) for k, d in axes}
     elif isinstance(value, Mapping) and isinstance(dynamic, Mapping):
         for key, child in value.items():
             _collect(dynamic.get(key), child, found)
@@ -146,10 +185,13 @@ def _collect(dynamic: Any, value: Any, found: dict[int, dict[int, str]]) -> None
             _collect(inner, child, found)
 
 
-def _dim_name(dim: Any) -> str | None:
-    """The name of a `torch.export.Dim`; hints such as Dim.AUTO and derived dims have none."""
+def _axis(dim: Any) -> Axis:
+    """A `torch.export.Dim` has a name and bounds; hints such as Dim.AUTO and derived dims have no
+    name, and hints a bound only if one is given."""
     name = getattr(dim, "__name__", None)
-    return name if isinstance(name, str) and name.isidentifier() else None
+    named = isinstance(name, str) and name.isidentifier() and name.isascii()
+    bounded = name is not None or getattr(dim, "min", None) is not None
+    return Axis(name if named else None, bounded)
 
 
 def numel(shape: Sequence[Dim]) -> int | None:

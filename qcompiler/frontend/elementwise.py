@@ -29,7 +29,6 @@ from qcompiler.ops import (
     Neg,
     Not,
     Or,
-    Power,
     Relation,
     Round,
     Rsqrt,
@@ -43,8 +42,8 @@ from qcompiler.types import DType, Sym
 aten = torch.ops.aten
 Operand = Node | Number
 
-INTEGRAL_FROM = 2.0**23  # float32 values from here on are integral
-EXACT_INT = DType.FLOAT64  # holds every integer up to 2^53
+INTEGRAL_FROM = {DType.FLOAT32: 2.0**23, DType.FLOAT64: 2.0**52}
+"""Values from here on are integral."""
 
 
 def common(*operands: Operand) -> DType:
@@ -151,7 +150,7 @@ def bitwise(op: Op) -> Handler:
 def clamp(b: Builder, x: Node, lo: Operand | None = None, hi: Operand | None = None) -> Value:
     numbers = all(v is None or not isinstance(v, Node) for v in (lo, hi))
     x = b.cast(x, b.out.dtype)
-    if numbers and b.out.dtype.is_float:
+    if numbers and b.out.dtype is DType.FLOAT32:
         low = -math.inf if lo is None else float(lo)  # type: ignore[arg-type]
         return b(Clamp(low, math.inf if hi is None else float(hi)), x)  # type: ignore[arg-type]
     for op, limit in ((Maximum(), lo), (Minimum(), hi)):
@@ -159,19 +158,11 @@ def clamp(b: Builder, x: Node, lo: Operand | None = None, hi: Operand | None = N
     return x
 
 
-def divide(b: Builder, x: Operand, y: Operand, rounding: str | None = None) -> Value:
-    if rounding is None:
-        return arithmetic(b, Div(), x, y)
-    dtype = b.out.dtype if b.out.dtype.is_float else EXACT_INT
-    quotient = b(Div(), b.cast(x, dtype), b.cast(y, dtype))
-    whole = floor(b, quotient) if rounding == "floor" else truncate(b, quotient)
-    return b.cast(whole, b.out.dtype)
-
-
 def truncate(b: Builder, x: Node) -> Node:
     """Toward zero; what is integral already (large, inf) stays, and so does NaN."""
     whole = b.cast(b.cast(x, DType.INT64), x.tensor.dtype)
-    small = b(Compare(Relation.LT), b(Abs(), x), b.const(INTEGRAL_FROM, x.tensor.dtype))
+    limit = b.const(INTEGRAL_FROM[x.tensor.dtype], x.tensor.dtype)
+    small = b(Compare(Relation.LT), b(Abs(), x), limit)
     return b(Where(), small, whole, x)
 
 
@@ -184,51 +175,6 @@ def floor(b: Builder, x: Node) -> Node:
 def rounding(function: Any) -> Handler:
     """A row of floor, ceil or trunc; integers stay."""
     return lambda b, x, *_: function(b, x) if x.tensor.dtype.is_float else x
-
-
-def remainder(b: Builder, x: Operand, y: Operand) -> Value:
-    """x - floor(x / y) * y, with the sign of y."""
-    dtype = b.out.dtype if b.out.dtype.is_float else EXACT_INT
-    x, y = b.cast(x, dtype), b.cast(y, dtype)
-    whole = floor(b, b(Div(), x, y))
-    return b.cast(b(Sub(), x, b(Mul(), whole, y)), b.out.dtype)
-
-
-def fmod(b: Builder, x: Operand, y: Operand) -> Value:
-    """x - trunc(x / y) * y, with the sign of x."""
-    dtype = b.out.dtype if b.out.dtype.is_float else EXACT_INT
-    x, y = b.cast(x, dtype), b.cast(y, dtype)
-    whole = truncate(b, b(Div(), x, y))
-    return b.cast(b(Sub(), x, b(Mul(), whole, y)), b.out.dtype)
-
-
-def power(b: Builder, x: Operand, exponent: Operand) -> Value:
-    tensor = b.known.get(exponent) if isinstance(exponent, Node) else None
-    if tensor is not None and tensor.numel() == 1:
-        exponent = tensor.item()
-    if isinstance(exponent, Node):
-        return b(Exp(), b(Mul(), *promoted(b, exponent, log(b, x))))
-    if not isinstance(x, Node):
-        raise Refusal("a power of two numbers")
-    x = b.cast(x, b.out.dtype)
-    if exponent == int(exponent):
-        return _integer_power(b, x, int(exponent))
-    if exponent in (0.5, -0.5):
-        return b(Sqrt() if exponent > 0 else Rsqrt(), x)
-    return b(Exp(), b(Mul(), b(Log(), x), b.const(exponent, x.tensor.dtype)))
-
-
-def _integer_power(b: Builder, x: Node, exponent: int) -> Node:
-    if exponent == 0:
-        return b.full(x.tensor.shape, 1, x.tensor.dtype)
-    y = x if abs(exponent) == 1 else b(Power(abs(exponent)), x)
-    return y if exponent > 0 else reciprocal(b, y)
-
-
-def log(b: Builder, x: Operand) -> Node:
-    if isinstance(x, Node):
-        return b(Log(), b.cast(x, DType.FLOAT32))
-    return b.const(math.log(x) if x > 0 else -math.inf, DType.FLOAT32)
 
 
 def reciprocal(b: Builder, x: Node) -> Node:
@@ -308,24 +254,10 @@ ROWS: Mapping[Any, Handler] = {
     aten.rsub.Scalar: lambda b, x, y, alpha: arithmetic(b, Sub(), y, scaled(b, x, alpha)),
     aten.mul.Tensor: multiply,
     aten.mul.Scalar: multiply,
-    aten.div.Tensor: divide,
-    aten.div.Scalar: divide,
-    aten.div.Tensor_mode: divide,
-    aten.div.Scalar_mode: divide,
-    aten.floor_divide.default: lambda b, x, y: divide(b, x, y, "floor"),
-    aten.floor_divide.Scalar: lambda b, x, y: divide(b, x, y, "floor"),
-    aten.remainder.Tensor: remainder,
-    aten.remainder.Scalar: remainder,
-    aten.fmod.Tensor: fmod,
-    aten.fmod.Scalar: fmod,
     aten.maximum.default: binary(Maximum()),
     aten.minimum.default: binary(Minimum()),
     aten.max.other: binary(Maximum()),
     aten.min.other: binary(Minimum()),
-    aten.pow.Tensor_Scalar: power,
-    aten.pow.Tensor_Tensor: power,
-    aten.pow.Scalar: power,
-    aten.square.default: lambda b, x: b(Power(2), x),
     aten.reciprocal.default: reciprocal,
     aten.neg.default: same_dtype(Neg()),
     aten.abs.default: same_dtype(Abs()),

@@ -17,12 +17,13 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from qcompiler.frontend.alone import own_failure, read_out
-from qcompiler.frontend.dims import axis_names
+from qcompiler.frontend.dims import Axis, symbolic_axes
 from qcompiler.frontend.errors import TraceError, first_line, place_of
+from qcompiler.frontend.regions import places_of, put_back
 from qcompiler.frontend.signature import on_result, register_dataclasses
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-AxisNames = list[dict[int, str]]
+Axes = list[dict[int, Axis]]  # for each tensor among the inputs
 
 LOUD = ("torch.export", "torch._export", "torch.fx", "torch._dynamo", "torch._subclasses")
 """Loggers that print pages about what becomes one line here."""
@@ -33,8 +34,8 @@ def exported(
     example_inputs: Any,
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
-) -> tuple[ExportedProgram, AxisNames]:
-    """The program, functional but not decomposed, and the names of its inputs' symbolic axes."""
+) -> tuple[ExportedProgram, Axes]:
+    """The program, functional but not decomposed, and what the user said of symbolic axes."""
     if isinstance(source, ExportedProgram):
         with quiet():
             return _functional(source), []
@@ -44,12 +45,13 @@ def exported(
     if isinstance(source, torch.jit.ScriptModule):
         raise TraceError("a TorchScript module has no Python code to trace; trace the module it "
                          "was scripted from")  # fmt: skip
+    refuse_quantized(source)
     refuse_training(source)
     args, named = arguments(example_inputs, kwargs)
-    names = _names(source, args, named, dynamic_shapes)
+    axes = _axes(source, args, named, dynamic_shapes)
     with quiet():
         program = _export(source, args, named, dynamic_shapes)
-        return _functional(program, source), names
+        return _functional(program, source), axes
 
 
 def arguments(example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Arguments:
@@ -61,6 +63,28 @@ def arguments(example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Argument
     if isinstance(example_inputs, tuple | list):
         return tuple(example_inputs), dict(kwargs or {})
     return (example_inputs,), dict(kwargs or {})
+
+
+QUANTIZED = (
+    "torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao.nn.sparse.quantized.",
+    "torch.ao.nn.qat.", "torch.ao.nn.intrinsic.qat.", "torch.ao.quantization.observer",
+    "torch.ao.quantization.fake_quantize",
+)  # fmt: skip
+"""Modules of models that PyTorch's own quantization has prepared or converted."""
+FLOAT_EVEN_SO = ("FloatFunctional", "FXFloatFunctional")
+
+
+def refuse_quantized(module: torch.nn.Module) -> None:
+    """Raises TraceError naming the first submodule that holds or observes quantized values."""
+    for path, child in module.named_modules():
+        kind = type(child)
+        if f"{kind.__module__}.".startswith(QUANTIZED) and kind.__name__ not in FLOAT_EVEN_SO:
+            where = f"its submodule {path!r}" if path else "it"
+            raise TraceError(
+                f"the module {type(module).__name__} is quantized by PyTorch already, or prepared "
+                f"for that: {where} is a {kind.__module__}.{kind.__name__}; pass the float model, "
+                "which qcompiler quantizes itself"
+            )
 
 
 def refuse_training(module: torch.nn.Module) -> None:
@@ -81,20 +105,20 @@ def _without_behaviour(module: torch.nn.Module) -> bool:
     return type(module) in plain or made or isinstance(module, fx.GraphModule)
 
 
-def _names(
+def _axes(
     source: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
-) -> AxisNames:
+) -> Axes:
     if dynamic is None:
         return []
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     if not isinstance(dynamic, Mapping):
-        return axis_names(dynamic, leaves, (*args, *kwargs.values()))
+        return symbolic_axes(dynamic, leaves, (*args, *kwargs.values()))
     bound = inspect.signature(source.forward).bind(*args, **kwargs).arguments
     tree: dict[str, Any] = {}
     for name, value in bound.items():
         kind = inspect.signature(source.forward).parameters[name].kind
         tree.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    return axis_names(dynamic, leaves, tree)
+    return symbolic_axes(dynamic, leaves, tree)
 
 
 def _export(
@@ -128,8 +152,10 @@ def distinct(arguments: Arguments) -> Arguments:
 
 def _functional(program: ExportedProgram, source: torch.nn.Module | None = None) -> ExportedProgram:
     """Functionalised, every op that PyTorch would take apart kept whole."""
+    places = places_of(program.graph_module)
     try:
         functional: ExportedProgram = program.run_decompositions({})
+        put_back(functional.graph_module, places)
         return functional
     except Exception as error:
         raise explained(error, source) from error

@@ -12,7 +12,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from qcompiler.frontend.builder import Builder, Value
-from qcompiler.frontend.dims import AxisNames, Dims, named_symbols, same
+from qcompiler.frontend.dims import Axes, Dims, named_symbols, same
 from qcompiler.frontend.errors import Absent, Refusal, TraceError, first_line
 from qcompiler.frontend.folding import folded
 from qcompiler.frontend.naming import Sites, clean, module_of, named_uniquely, origin_of
@@ -45,20 +45,20 @@ class Outcome:
     unknown: tuple[Any, ...] = ()
 
 
-def import_program(program: ExportedProgram, names: Sequence[AxisNames]) -> Outcome:
-    """names: for each tensor among the user's inputs, names of its symbolic axes."""
-    return Importer(program, names).run()
+def import_program(program: ExportedProgram, axes: Sequence[Axes]) -> Outcome:
+    """axes: for each tensor among the user's inputs, what the user said of its axes."""
+    return Importer(program, axes).run()
 
 
 class Importer:
     """The state of one walk."""
 
-    def __init__(self, program: ExportedProgram, names: Sequence[AxisNames]) -> None:
+    def __init__(self, program: ExportedProgram, axes: Sequence[Axes]) -> None:
         self.program = program
         self.signature: Signature = signature_of(program)
         self.nodes = list(program.graph.nodes)
         shapes = [n.meta["val"].shape for n in self._user_inputs()]
-        padded = [*names, *({} for _ in shapes)][: len(shapes)]
+        padded = [*axes, *({} for _ in shapes)][: len(shapes)]
         self.dims = Dims(named_symbols(shapes, padded, program.range_constraints))
         self.b = Builder(self.dims)
         self.sites = Sites(self.nodes)
@@ -181,7 +181,8 @@ class Importer:
 
     def problem(self, node: fx.Node, reason: str) -> Absent:
         source = node.args[0] if node.target is operator.getitem else node
-        target = source.target if isinstance(source, fx.Node) else node.target
+        source = source if isinstance(source, fx.Node) else node
+        target = source.args[1] if source.target is with_effects else source.target
         self.problems.append(Problem(shown(target), place(node), reason))
         return Absent(reason, reported=True)
 
@@ -198,6 +199,8 @@ class Importer:
         val = node.meta.get("val")
         if node.target is operator.getitem:
             return self.operand(node.args[0])[node.args[1]]
+        if node.target is with_effects:
+            return self.effect(node)
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return self.inlined(node)
         if isinstance(val, torch.SymInt | int) and not isinstance(val, bool):
@@ -233,6 +236,12 @@ class Importer:
                 raise Refusal(f"it was imported as {got.type!r}, but PyTorch gives {want!r}")
         return self.b.finish(value) if isinstance(value, Node) else value
 
+    def effect(self, node: fx.Node) -> Value:
+        """(token, *results) of `with_effects(token, op, ...)`: nothing, if the op is a check."""
+        if node.args[1] in VANISH:
+            return (None, None)
+        return self.problem(node, "an op with an effect beside its result has no place in a graph")
+
     def inlined(self, node: fx.Node) -> Value:
         """The body of a higher-order op that only sets a mode; control flow is refused."""
         args = [self.operand(a) for a in node.args]
@@ -255,6 +264,7 @@ READ: dict[Any, str] = dict.fromkeys(
     (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default),
     ".item(), which makes a Python number of a tensor; compute with the tensor itself",
 )
+with_effects = torch.ops.higher_order.with_effects
 SIZES = (torch.SymInt, torch.SymBool, torch.SymFloat)
 HALF = (DType.FLOAT16, DType.BFLOAT16)
 

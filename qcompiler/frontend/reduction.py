@@ -24,6 +24,7 @@ from qcompiler.ops import (
     Log,
     Neg,
     Not,
+    Or,
     Power,
     Reduce,
     Reduction,
@@ -89,23 +90,33 @@ def mean_of(b: Builder, x: Node) -> Node:
 
 
 def max_of(b: Builder, x: Node) -> Node:
-    """Integers are compared as float64, which holds those of up to 53 bits."""
-    wide = x if x.tensor.dtype.is_float else b.cast(x, DType.FLOAT64)
-    return b.cast(b(Reduce(Reduction.MAX), wide), x.tensor.dtype)
+    return b(Reduce(Reduction.MAX), x)
 
 
 def min_of(b: Builder, x: Node) -> Node:
-    if x.tensor.dtype is DType.BOOL:
-        return b(Not(), max_of(b, b(Not(), x)))
-    return b(Neg(), max_of(b, b(Neg(), x)))
+    """`-max(-x)`; of integers `-1 - max(-1 - x)`, which never overflows."""
+    if x.tensor.dtype.is_float:
+        return b(Neg(), max_of(b, b(Neg(), x)))
+    wide = b.cast(x, DType.INT32 if x.tensor.dtype is DType.UINT8 else x.tensor.dtype)
+    last = b.const(-1, wide.tensor.dtype)
+    return b.cast(b(Sub(), last, max_of(b, b(Sub(), last, wide))), x.tensor.dtype)
 
 
 def any_of(b: Builder, x: Node) -> Node:
-    return b.cast(max_of(b, b.cast(x, DType.BOOL)), DType.BOOL)
+    truth = b.cast(b.cast(x, DType.BOOL), DType.INT32)
+    return b.cast(max_of(b, truth), DType.BOOL)
 
 
 def all_of(b: Builder, x: Node) -> Node:
     return b(Not(), any_of(b, b(Not(), b.cast(x, DType.BOOL))))
+
+
+def of_truth(whole: RowFunction, truth: RowFunction) -> RowFunction:
+    """The largest of bools is whether any holds, the smallest whether all do."""
+    return lambda b, x: (truth if x.tensor.dtype is DType.BOOL else whole)(b, x)
+
+
+LARGEST, SMALLEST = of_truth(max_of, any_of), of_truth(min_of, all_of)
 
 
 def count_nonzero(b: Builder, x: Node) -> Node:
@@ -113,7 +124,11 @@ def count_nonzero(b: Builder, x: Node) -> Node:
 
 
 def log_sum_exp(b: Builder, x: Node) -> Node:
+    """`log(sum(exp(x - max))) + max`; an infinite maximum is not subtracted."""
+    x = b.cast(x, b.out.dtype)
     top = b(Reduce(Reduction.MAX), x)
+    endless = b(Compare(Relation.EQ), b(Abs(), top), b.const(math.inf, x.tensor.dtype))
+    top = b(Where(), endless, b.const(0.0, x.tensor.dtype), top)
     total = b(Reduce(Reduction.SUM), b(Exp(), b(Sub(), x, top)))
     return b(Add(), b(Log(), total), top)
 
@@ -185,12 +200,15 @@ def arg_max(largest: bool) -> Handler:
 
 
 def first_index(b: Builder, x: Node, largest: bool) -> Node:
-    """`-max(where(x == max(x), -index, -inf))`, exact in float32 for short rows."""
+    """`-max(where(x == max(x), -index, -inf))`, exact in float32 for short rows; NaN is largest."""
     (size,) = static(x.tensor.shape[-1:], "argmax over an axis")
     if size > EXACT_IN_FLOAT:
         raise Refusal(f"argmax over {size} elements; at most {EXACT_IN_FLOAT} are supported")
+    x = b.cast(x, DType.INT32) if x.tensor.dtype is DType.BOOL else x
     best = max_of(b, x) if largest else min_of(b, x)
     hits = b(Compare(Relation.EQ), x, best)
+    if x.tensor.dtype.is_float:
+        hits = b(Or(), hits, b(Compare(Relation.NE), x, x))
     counted = b.value(-torch.arange(size, dtype=torch.float32))
     chosen = b(Where(), hits, counted, b.const(-math.inf, DType.FLOAT32))
     return b(Neg(), b(Reduce(Reduction.MAX), chosen))
@@ -200,7 +218,7 @@ def extreme(largest: bool) -> Handler:
     """max.dim and min.dim: the values and their indices."""
 
     def handler(b: Builder, x: Node, axis: int, *_: Any) -> Value:
-        values = row(max_of if largest else min_of)(b, x, axis)
+        values = row(LARGEST if largest else SMALLEST)(b, x, axis)
         return values, arg_max(largest)(b, x, axis)
 
     return handler
@@ -250,10 +268,10 @@ ROWS: Mapping[Any, Handler] = {
     aten.sum.dim_IntList: row(lambda b, x: sum_of(b, b.cast(x, b.out.dtype))),
     aten.mean.default: lambda b, x, *_: mean(b, x),
     aten.mean.dim: mean,
-    aten.amax.default: row(max_of),
-    aten.amin.default: row(min_of),
-    aten.max.default: whole(max_of),
-    aten.min.default: whole(min_of),
+    aten.amax.default: row(LARGEST),
+    aten.amin.default: row(SMALLEST),
+    aten.max.default: whole(LARGEST),
+    aten.min.default: whole(SMALLEST),
     aten.max.dim: extreme(True),
     aten.min.dim: extreme(False),
     aten.argmax.default: arg_max(True),

@@ -47,7 +47,11 @@ class Constant:
 
 
 def signature_of(program: ExportedProgram) -> Signature:
-    """Raises TraceError for what no graph can express: updated inputs, tokens, custom objects."""
+    """Raises TraceError for what no graph can express: updated inputs, custom objects.
+
+    Tokens, which keep ops with effects in order, are left out: such ops have no row and are refused
+    one by one.
+    """
     specs = program.graph_signature
     targets = {s.target: s.arg.name for s in specs.input_specs if s.kind is InputKind.BUFFER}
     weights = {
@@ -62,9 +66,10 @@ def signature_of(program: ExportedProgram) -> Signature:
             states[targets[out.target]] = out.arg.name
         elif out.kind is OutputKind.USER_OUTPUT:
             outputs.append(_leaf(out))
-        else:
+        elif out.kind is not OutputKind.TOKEN:
             raise TraceError(_unsupported(out))
-    inputs = tuple(_leaf(s) for s in specs.input_specs if s.kind not in LIFTED)
+    ours = [s for s in specs.input_specs if s.kind not in (*LIFTED, InputKind.TOKEN)]
+    inputs = tuple(map(_leaf, ours))
     return Signature(weights, states, inputs, tuple(outputs))
 
 
@@ -125,8 +130,7 @@ def _describe(spec: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
     kind = spec.type
     if kind in (tuple, list):
         return {kind.__name__: children}
-    keys = _keys(spec)
-    pairs = [[k, c] for k, c in zip(keys, children, strict=True)]
+    pairs = [[_key(k), c] for k, c in zip(_keys(spec), children, strict=True)]
     if isinstance(kind, type) and issubclass(kind, dict) and kind.__module__ in PLAIN:
         return {"dict": pairs}
     owner = spec.context if kind is pytree.namedtuple else kind  # type: ignore[attr-defined]
@@ -136,15 +140,28 @@ def _describe(spec: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
 PLAIN = ("builtins", "collections")
 
 
+def _key(key: Any) -> Any:
+    """The key as JSON holds it; a tuple becomes a list."""
+    if key is None or type(key) in (bool, int, float, str):
+        return key
+    if isinstance(key, tuple):
+        return [_key(k) for k in key]
+    raise TraceError(
+        f"an argument or a result is a dict with the key {key!r}; keys may be strings, numbers, "
+        "None and tuples of them: use one of these in the model"
+    )
+
+
 def _keys(spec: pytree.TreeSpec) -> list[Any]:
     """Keys of a dict, fields of a namedtuple or dataclass; numbers where the class tells none."""
     context, count = spec.context, spec.num_children
     if isinstance(context, type) and hasattr(context, "_fields"):
         return list(context._fields)
     nested = isinstance(context, list | tuple) and bool(context)
-    if nested and isinstance(context[-1], list) and len(context[0] or ()) == count:
+    nested = nested and isinstance(context[-1], list)
+    if nested and isinstance(context[0], list | tuple) and len(context[0]) == count:
         context = context[0]
-    elif nested and isinstance(context[-1], list) and len(context[-1]) == count:
+    elif nested and len(context[-1]) == count:
         context = context[-1]
     keys = list(context) if isinstance(context, list | tuple) else []
     return keys if len(keys) == count else list(range(count))

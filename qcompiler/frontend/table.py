@@ -12,11 +12,13 @@ from qcompiler.frontend import (
     activations,
     convolution,
     creation,
+    division,
     elementwise,
     indexing,
     movement,
     normalisation,
     pooling,
+    powers,
     products,
     recurrent,
     reduction,
@@ -26,8 +28,8 @@ from qcompiler.frontend.builder import Handler
 aten = torch.ops.aten
 
 FAMILIES = (
-    elementwise, activations, movement, indexing, creation, reduction, products, convolution,
-    pooling, normalisation, recurrent,
+    elementwise, powers, division, activations, movement, indexing, creation, reduction, products,
+    convolution, pooling, normalisation, recurrent,
 )  # fmt: skip
 
 TABLE: Mapping[Any, Handler] = MappingProxyType(
@@ -37,7 +39,7 @@ TABLE: Mapping[Any, Handler] = MappingProxyType(
 VANISH = frozenset({
     aten._assert_async.default, aten._assert_async.msg, aten._assert_scalar.default,
     aten._assert_tensor_metadata.default, aten.sym_constrain_range.default,
-    aten.sym_constrain_range_for_size.default,
+    aten.sym_constrain_range_for_size.default, aten._linalg_check_errors.default,
 })  # fmt: skip
 """Checks without a result."""
 

@@ -28,16 +28,16 @@ def trace(
     module: an nn.Module or fx.GraphModule in eval mode, or an ExportedProgram (which needs no
     example inputs). example_inputs: a tensor, a tuple of positional arguments, or a mapping of
     keyword arguments; kwargs: further keyword arguments. dynamic_shapes: as for torch.export; a
-    named `torch.export.Dim` keeps its name and bounds.
+    named `torch.export.Dim` keeps its name and bounds; Dim.AUTO and Dim.DYNAMIC allow 1 as well.
 
     The graph's inputs are the tensors among the arguments, flattened, in order. A Python number,
     string or None among them is part of the model: another value needs another trace. Buffers
     that the model updates become the graph's state. Weights are copied, and stored once when
     shared. Raises TraceError.
     """
-    program, names = exported(module, example_inputs, kwargs, dynamic_shapes)
+    program, axes = exported(module, example_inputs, kwargs, dynamic_shapes)
     for _ in range(DECOMPOSITION_ROUNDS):
-        outcome = import_program(program, names)
+        outcome = import_program(program, axes)
         if outcome.graph is not None:
             return outcome.graph
         table = decompositions(outcome.unknown)

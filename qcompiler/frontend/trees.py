@@ -2,8 +2,9 @@
 
 A tree is JSON: `{"tensor": k}` is input (or output) number k of the graph, `{"value": v}` a
 Python constant, `{"tuple": [...]}`, `{"list": [...]}` and `{"dict": [[key, tree], ...]}` the
-containers, and `{"class": "package.module:Name", "fields": [[name, tree], ...]}` a dataclass,
-namedtuple or similar.
+containers (a key that is a list here is a tuple), and
+`{"class": "package.module:Name", "fields": [[name, tree], ...]}` a dataclass, namedtuple or
+similar.
 The tree of arguments is always a tuple of the positional ones' tuple and the keyword ones' dict.
 """
 
@@ -62,7 +63,7 @@ def _build(tree: Mapping[str, Any], tensors: Sequence[Any]) -> Any:
         if kind in tree:
             return make([_build(t, tensors) for t in tree[kind]])
     if "dict" in tree:
-        return {key: _build(t, tensors) for key, t in tree["dict"]}
+        return {_key(key): _build(t, tensors) for key, t in tree["dict"]}
     fields = {name: _build(t, tensors) for name, t in tree["fields"]}
     cls = _class(tree["class"])
     named = all(isinstance(name, str) for name in fields)
@@ -100,7 +101,12 @@ def _children(tree: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
     for kind in ("tuple", "list"):
         if kind in tree:
             return list(enumerate(tree[kind]))
-    return [(key, child) for key, child in tree.get("dict", tree.get("fields", []))]
+    return [(_key(key), child) for key, child in tree.get("dict", tree.get("fields", []))]
+
+
+def _key(key: Any) -> Any:
+    """JSON has no tuples, and a list is no key."""
+    return tuple(map(_key, key)) if isinstance(key, list) else key
 
 
 def _part(value: Any, key: Any, path: str) -> Any:

@@ -1,6 +1,7 @@
 """The operations, one class each, one file a family."""
 
 from qcompiler.op import Op, kind_of
+from qcompiler.ops.binary import Fmod, Pow, TruncDiv
 from qcompiler.ops.fused import Packing, Region, Step, Unpack, steps_of
 from qcompiler.ops.math import (
     Abs,
@@ -89,7 +90,7 @@ ALL: tuple[type[Op], ...] = (
     GatherElements, Arange, Full,
     Add, Sub, Mul, Div, Maximum, Minimum, Where, Compare, And, Or, Not, Cast, Clamp, LeakyRelu,
     Prelu, Neg, Abs, Sqrt, Rsqrt, Round, Exp, Log, Sin, Cos, Erf, Tanh, Sigmoid, Silu, Gelu,
-    Hardswish, Hardsigmoid, Softplus, Elu, Power,
+    Hardswish, Hardsigmoid, Softplus, Elu, Power, Pow, Fmod, TruncDiv,
     Conv2d, Linear, Matmul, Attention, BatchNorm, LayerNorm, RmsNorm, Softmax, Reduce, MaxPool2d,
     AvgPool2d, Resize, Cumsum,
     Quantize, Dequantize, Requantize, Lookup, IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul,
@@ -102,12 +103,13 @@ BY_KIND: dict[str, type[Op]] = {kind_of(op): op for op in ALL}
 __all__ = [
     "ALL", "BY_KIND", "Abs", "Add", "And", "Arange", "Attention", "AvgPool2d", "BatchNorm", "Cast",
     "Clamp", "Compare", "Concat", "Const", "Conv2d", "Cos", "Cumsum", "Dequantize", "Dilate", "Div",
-    "DynamicQuantize", "Elu", "Erf", "Exp", "Expand", "Flip", "Full", "Gather", "GatherElements",
-    "Gelu", "Get", "Hardsigmoid", "Hardswish", "Input", "IntAdd", "IntConv2d", "IntLinear",
-    "IntMatmul", "IntMul", "IntSumPool2d", "LayerNorm", "LeakyRelu", "Linear", "Log", "Lookup",
-    "Matmul", "MaxPool2d", "Maximum", "Minimum", "Mul", "Neg", "Not", "Op", "Or", "Packing", "Pad",
-    "Permute", "Power", "Prelu", "Quantize", "Reduce", "Reduction", "Region", "Relation",
-    "Requantize", "Rescale", "Reshape", "Resize", "RmsNorm", "Round", "Rsqrt", "Sigmoid", "Silu",
-    "Sin", "Slice", "Softmax", "Softplus", "Sqrt", "Step", "Sub", "Tanh", "Tuple", "Unpack",
-    "Where", "Window", "bound_op", "const", "settled", "steps_of",
+    "DynamicQuantize", "Elu", "Erf", "Exp", "Expand", "Flip", "Fmod", "Full", "Gather",
+    "GatherElements", "Gelu", "Get", "Hardsigmoid", "Hardswish", "Input", "IntAdd", "IntConv2d",
+    "IntLinear", "IntMatmul", "IntMul", "IntSumPool2d", "LayerNorm", "LeakyRelu", "Linear", "Log",
+    "Lookup", "Matmul", "MaxPool2d", "Maximum", "Minimum", "Mul", "Neg", "Not", "Op", "Or",
+    "Packing", "Pad", "Permute", "Pow", "Power", "Prelu", "Quantize", "Reduce", "Reduction",
+    "Region", "Relation", "Requantize", "Rescale", "Reshape", "Resize", "RmsNorm", "Round", "Rsqrt",
+    "Sigmoid", "Silu", "Sin", "Slice", "Softmax", "Softplus", "Sqrt", "Step", "Sub", "Tanh",
+    "TruncDiv", "Tuple", "Unpack", "Where", "Window", "bound_op", "const", "settled",
+    "steps_of",
 ]  # fmt: skip

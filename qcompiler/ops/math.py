@@ -58,22 +58,24 @@ class Div(Elementwise):
 
 @dataclass(frozen=True)
 class Maximum(Elementwise):
-    """The larger of two."""
+    """The larger of two; NaN if either is."""
 
     quant: ClassVar[QuantRule] = Float("a maximum of two tensors is kept in float")
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
-        return n.max(*xs)
+        a, b = xs
+        return n.where(n.logical_or(n.gt(a, b), n.logical_not(n.eq(a, a))), a, b)
 
 
 @dataclass(frozen=True)
 class Minimum(Elementwise):
-    """The smaller of two."""
+    """The smaller of two; NaN if either is."""
 
     quant: ClassVar[QuantRule] = Float("a minimum of two tensors is kept in float")
 
     def law(self, n: arith.Algebra[Any], *xs: Any) -> Any:
-        return n.min(*xs)
+        a, b = xs
+        return n.where(n.logical_or(n.lt(a, b), n.logical_not(n.eq(a, a))), a, b)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from qcompiler.ops.pool import (
     to_nchw,
     windowed,
 )
-from qcompiler.types import Dim, TensorType, Type
+from qcompiler.types import Dim, DType, TensorType, Type
 
 if TYPE_CHECKING:
     import torch
@@ -241,19 +241,21 @@ class Reduction(Enum):
 
 @dataclass(frozen=True)
 class Reduce(RowOp):
-    """One value per row of the last axis, which stays with size 1."""
+    """One value per row of the last axis, which stays with size 1; the largest of integers, too."""
 
     quant: ClassVar[QuantRule] = Float("a row reduction is kept in float")
     by: Reduction
 
     def law(self, n: Any, *xs: Any) -> Any:
         if self.by is Reduction.MAX:
-            return n.row_max(xs[0])
+            return n.row_top(xs[0])
         return n.row_sum(xs[0]) if self.by is Reduction.SUM else arith.row_mean(n, xs[0])
 
     def infer(self, *inputs: TensorType) -> TensorType:
-        x = super().infer(*inputs)
-        assert isinstance(x, TensorType)
+        x = inputs[0]
+        whole = self.by is Reduction.MAX and x.dtype is not DType.BOOL and x.rank > 0
+        if not whole:
+            super().infer(*inputs)
         return TensorType((*x.shape[:-1], 1), x.dtype)
 
     def bounds(self, *ranges: tuple[float, float]) -> tuple[float, float] | None:

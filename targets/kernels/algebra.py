@@ -99,10 +99,16 @@ def _hidden(v: Value) -> Value:
     return _as(_as(v, f"int{dtype_bits(dtype)}"), dtype)
 
 
+def _quotient(a: np.generic, b: np.generic) -> np.generic:
+    """Toward zero, of two constants."""
+    size = abs(int(a)) // abs(int(b))
+    return a.dtype.type(size if (int(a) < 0) == (int(b) < 0) else -size)
+
+
 _FOLDS: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "lt": np.less,
     "gt": np.greater, "le": np.less_equal, "ge": np.greater_equal, "eq": np.equal,
-    "and": np.logical_and, "or": np.logical_or,
+    "and": np.logical_and, "or": np.logical_or, "trunc_div": _quotient,
 }  # fmt: skip
 
 _COMPARISONS = frozenset({"lt", "gt", "le", "ge", "eq"})
@@ -133,12 +139,16 @@ class TIR:
     def div(self, a: Value, b: Value, /) -> Value:
         return self._binary("div", tirx.Div, a, b)
 
+    def trunc_div(self, a: Value, b: Value, /) -> Value:
+        return self._binary("trunc_div", tirx.Div, a, b)
+
     def sqrt(self, a: Value, /) -> Value:
         return np.sqrt(a) if known(a) else bind(T.sqrt(a))
 
     def neg(self, a: Value, /) -> Value:
         if known(a):
-            return -a
+            with np.errstate(over="ignore"):
+                return -a
         zero = number(-0.0 if dtype_of(a).startswith("float") else 0, dtype_of(a))
         return self.sub(zero, a)
 
@@ -227,6 +237,9 @@ class TIR:
             with np.errstate(all="ignore"):
                 return _FOLDS[name](a, b)
         a, b = _alike(a, b)
+        if name in _COMPARISONS and dtype_of(a) == "bool":
+            # LLVM compares truth values as floats.
+            a, b = self.cast(a, "uint8"), self.cast(b, "uint8")
         lanes = max(lanes_of(a), lanes_of(b))
         # An operation of a value with itself would be simplified.
         other = _hidden(b) if a is b and dtype_of(b).startswith("float") else b

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from qcompiler import arith
@@ -22,7 +23,17 @@ from qcompiler.op import Elementwise, RowOp
 from qcompiler.types import Dim as GraphDim
 from qcompiler.types import TensorType
 
-from .algebra import TIR, Primitives, Value, bind, dtype_of, literal, number, widened
+from .algebra import (
+    TIR,
+    Primitives,
+    Value,
+    bind,
+    dtype_bits,
+    dtype_of,
+    literal,
+    number,
+    widened,
+)
 from .build import Buffer, Expr, Symbols, function, local, scratch, tasks, unravel, vector
 from .formula import evaluate, scalar, supported, uses
 from .grid import exchanged, guarded, teams
@@ -89,7 +100,7 @@ class RowTIR:
 
     n: TIR
     size: int
-    dtype: str
+    dtype: str = "float32"  # of the operand that is reduced
     unstored: dict[Row, Buffer] = field(default_factory=dict)
 
     @property
@@ -102,6 +113,7 @@ class RowTIR:
     sub = _lifted("sub")
     mul = _lifted("mul")
     div = _lifted("div")
+    trunc_div = _lifted("trunc_div")
     sqrt = _lifted("sqrt")
     neg = _lifted("neg")
     abs = _lifted("abs")
@@ -125,29 +137,44 @@ class RowTIR:
     lookup = _lifted("lookup")
 
     def row_size(self, x: Any, /) -> Value:
-        return number(self.size, "float32")
+        return number(self.size, self.dtype)
 
     def row_max(self, x: Any, /) -> Value:
-        zero, least = number(0.0, self.dtype), number(-math.inf, self.dtype)
-        best = Accumulator(least, min(self.width, self.size), self.dtype)
+        return self._largest(x, "float32", self.n.max)
 
-        def larger(piece: Piece, fresh: int) -> None:
-            best.set(self.n.max(_on(x, piece), best.get()))
+    def row_top(self, x: Any, /) -> Value:
+        exact = not self.dtype.startswith("float")
+        return self._largest(x, self.dtype, self.n.max if exact else self._nan_or_max)
 
-        self.sweep(larger)
-        value = self.folded_max(best.get(), best.lanes)
+    def _nan_or_max(self, a: Value, b: Value) -> Value:
+        wins = self.n.logical_or(self.n.gt(a, b), self.n.logical_not(self.n.eq(a, a)))
+        return self.n.where(wins, a, b)
+
+    def _largest(self, x: Any, dtype: str, larger: Callable[[Value, Value], Value]) -> Value:
+        best = Accumulator(number(_least(dtype), dtype), min(self.width, self.size))
+
+        def seen(piece: Piece, fresh: int) -> None:
+            best.set(larger(_on(x, piece), best.get()))
+
+        self.sweep(seen)
+        value = self.folded_max(best.get(), best.lanes, larger)
+        if not dtype.startswith("float"):
+            return value
+        zero = number(0.0, dtype)
         return self.n.where(self.n.eq(value, zero), zero, value)
 
-    def folded_max(self, value: Value, lanes: int) -> Value:
+    def folded_max(
+        self, value: Value, lanes: int, larger: Callable[[Value, Value], Value]
+    ) -> Value:
         """The largest lane. Any order will do: halves overlap where their number is odd."""
         while lanes > 1:
             half = -(-lanes // 2)
-            value = self.n.max(_part(value, 0, half), _part(value, lanes - half, half))
+            value = larger(_part(value, 0, half), _part(value, lanes - half, half))
             lanes = half
         return value
 
     def row_sum(self, x: Any, /) -> Value:
-        total = Accumulator(number(0.0, self.dtype), self.width, self.dtype)
+        total = Accumulator(number(0.0, self.dtype), self.width)
 
         def added(piece: Piece, fresh: int) -> None:
             total.set(self.n.add(total.get(), self.fresh(_on(x, piece), piece.lanes, fresh)))
@@ -227,18 +254,23 @@ class TeamTIR(RowTIR):
     def width(self) -> int:
         return 1
 
-    def folded_max(self, value: Value, lanes: int) -> Value:
-        return self._folded(self.n.max, value)
+    def folded_max(
+        self, value: Value, lanes: int, larger: Callable[[Value, Value], Value]
+    ) -> Value:
+        return self._folded(larger, value)
 
     def folded_sum(self, value: Value) -> Value:
         """Every thread has the sum: an addition is the same in either order."""
         return self._folded(self.n.add, value)
 
     def _folded(self, rule: Callable[[Value, Value], Value], value: Value) -> Value:
-        distance = arith.LANES
+        dtype, distance = dtype_of(value), arith.LANES
+        # Exchanges are of 32 or 64 bits.
+        passed = dtype if dtype_bits(dtype) >= 32 else "int32"
         while distance > 1:
             distance //= 2
-            value = rule(value, exchanged(value, self.dtype, distance, arith.LANES))
+            other = exchanged(self.n.cast(value, passed), passed, distance, arith.LANES)
+            value = rule(value, self.n.cast(other, dtype))
         return value
 
     def room(self) -> Buffer:
@@ -278,11 +310,10 @@ class Accumulator:
 
     start: Value
     lanes: int
-    dtype: str
     room: Buffer = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "room", local(self.lanes, self.dtype))
+        object.__setattr__(self, "room", local(self.lanes, dtype_of(self.start)))
         self.set(self.start)
 
     def get(self) -> Value:
@@ -292,22 +323,27 @@ class Accumulator:
         write(self.room, 0, 1, value, self.lanes)
 
 
+def _least(dtype: str) -> float | int:
+    """What no element is below."""
+    return -math.inf if dtype.startswith("float") else int(np.iinfo(dtype).min)
+
+
 def _part(value: Value, first: int, count: int) -> Value:
     return bind(T.Shuffle([value], list(range(first, first + count))))
 
 
 def _last(value: Value, lanes: int, fresh: int) -> Value:
     """The last `fresh` lanes of a piece as the first of 16, the others 0."""
-    dtype = dtype_of(value)
-    zero = number(0.0, dtype)
     value = widened(value, lanes)
     if fresh == arith.LANES:
         return value
+    dtype = dtype_of(value)
     if lanes == arith.LANES:
+        zero = literal(number(0.0, dtype))
         order = [lanes - fresh + j if j < fresh else lanes for j in range(arith.LANES)]
-        return bind(T.Shuffle([value, T.broadcast(literal(zero), lanes)], order))
+        return bind(T.Shuffle([value, T.broadcast(zero, lanes)], order))
     room = local(arith.LANES, dtype)
-    write(room, 0, 1, zero, arith.LANES)
+    write(room, 0, 1, number(0.0, dtype), arith.LANES)
     write(room, 0, 1, value, lanes)
     return bind(vector(room, 0, arith.LANES))
 
@@ -323,7 +359,7 @@ def lower(site: Site, machine: Machine) -> Answer:
     problem = supported(site.body)
     x = rows[0].inputs[0].tensor
     if not isinstance(x.shape[-1], int):
-        return Miss(f"the length of a row must be known, got {x!r}")
+        return Miss(f"the length of a row must be known (trace with a fixed size), got {x!r}")
     if problem:
         return Miss(problem)
     region = _Region(site, rows[0], machine.primitives)

@@ -124,10 +124,9 @@ def test_special_files_and_links_are_not_replaced(made, cli, command: str) -> No
         "run": (made / "m.qcm", made / "x.npz"),
         "opt": (made / "dump" / "00_input.qir", "-p", "fold"),
     }[command]
-    for path in ("pipe", "/dev/null"):
-        done = cli(command, *rest, "-o", path)
-        assert (done.code, done.out) == (1, "")
-        assert done.err.startswith(f"error: {path}: cannot write: it is no plain file")
+    done = cli(command, *rest, "-o", "pipe")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: pipe: cannot write: it is no plain file")
     assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
     assert cli(command, *rest, "-o", "link").code == 0
     assert Path("link").is_symlink() and Path("file").stat().st_size

@@ -49,6 +49,40 @@ def test_training_mode():
     assert "submodule '1.1' (Dropout) is in training mode" in text
 
 
+def quantized_by_torch(module: nn.Module, convert: bool) -> nn.Module:
+    ao = torch.ao.quantization
+    module.qconfig = ao.get_default_qconfig("onednn")
+    prepared = ao.prepare(nn.Sequential(ao.QuantStub(), module))
+    prepared(torch.ones(1, 2))
+    return ao.convert(prepared) if convert else prepared
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_modules_that_torch_has_quantized():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval()
+    dynamic = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    for module in (
+        dynamic, dynamic.eval(), dynamic[0], quantized_by_torch(net, False),
+        quantized_by_torch(net, True),
+    ):  # fmt: skip
+        text = refused(module, torch.ones(1, 2), lines=1)
+        assert "quantized by PyTorch already" in text and "pass the float model" in text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_float_modules_made_for_quantization_are_traced(agrees):
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stub = torch.ao.quantization.QuantStub()
+            self.sum = torch.ao.nn.quantized.FloatFunctional()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.sum.add(self.stub(x), x)
+
+    agrees(Both(), torch.ones(2))
+
+
 def test_exported_in_training_mode():
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2))
     program = torch.export.export(module, (torch.ones(3, 2),))
@@ -102,6 +136,87 @@ def test_all_unknown_ops_in_one_error():
         "_linalg_det": (line_of("torch.linalg.det"), "the op is unknown"),
         "sort": (line_of("torch.sort"), "the op is unknown"),
     }
+
+
+class Quiet(nn.Module):
+    """Regions that set modes, one inside another, one that calls a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.ReLU(), Odd())
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> object:
+        y = torch.erfinv(x)
+        with torch.autocast("cpu", enabled=False):
+            z = torch.special.i0(y)
+        with torch.enable_grad():
+            z = torch.special.i1(z)
+        return torch.cummax(z, 1)[0], self.inner(x)
+
+
+@pytest.mark.parametrize("path", ["", "0"])
+def test_unknown_ops_under_modes_keep_their_place(path):
+    module = (nn.Sequential(Quiet()) if path else Quiet()).eval()
+    inner = ".".join([p for p in (path, "inner.1") if p])
+    head, *rest = refused(module, torch.randn(3, 3), lines=8).splitlines()
+    assert head == "cannot trace 7 operations; replace them in the model:"
+    marks = {
+        "erfinv": "torch.erfinv(x)", "i0": "special.i0(y)", "special_i1": "special.i1(z)",
+        "cummax": "torch.cummax(z, 1)",
+    }  # fmt: skip
+    inside = {"topk": "torch.topk", "_linalg_det": "torch.linalg.det", "sort": "torch.sort"}
+    want = {
+        f"  aten.{op}.default at {where}test_errors.py:{line_of(mark)}: the op is unknown"
+        for ops, where in ((marks, f"{path!r}, " if path else ""), (inside, f"{inner!r}, "))
+        for op, mark in ops.items()
+    }
+    assert set(rest) == want
+    program = torch.export.export(module, (torch.randn(3, 3),))
+    with pytest.raises(TraceError) as caught:
+        trace(program)
+    assert set(str(caught.value).splitlines()[1:]) == want
+
+
+def test_origins_under_modes():
+    class Turn(nn.Module):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cos()  # the line of the cosine
+
+    graph = trace(nn.Sequential(Turn()).eval(), torch.ones(2))
+    (node,) = [n for n in graph.nodes() if n.inputs]
+    assert node.note.origin == f"0 test_errors.py:{line_of('# the line of the cosine')}"
+
+
+def test_an_op_with_an_effect_hides_no_other():
+    class Effects(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return torch.linalg.inv(x), torch.erfinv(x), torch.sort(x)[0]
+
+    lines = refused(Effects().eval(), torch.eye(3), lines=4).splitlines()
+    assert [x.split()[0] for x in lines[1:]] == [
+        "aten.linalg_inv_ex.default", "aten.erfinv.default", "aten.sort.default",
+    ]  # fmt: skip
+    assert all(re.search(r"test_errors\.py:\d+: the op is unknown", x) for x in lines[1:])
+
+
+def test_an_op_with_an_effect_is_named():
+    with torch.library._scoped_library("qctest", "DEF") as library:
+        library.define("shout(Tensor x) -> Tensor")
+        library.impl("shout", lambda x: x.clone(), "CompositeExplicitAutograd")
+        library.impl("shout", lambda x: torch.empty_like(x), "Meta")
+        kind = torch._higher_order_ops.effects._EffectType.ORDERED
+        shout = torch.ops.qctest.shout.default
+        torch._higher_order_ops.effects._register_effectful_op(shout, kind)
+
+        class Loud(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.ops.qctest.shout(x) + torch.erfinv(x)
+
+        text = refused(Loud().eval(), torch.ones(2), lines=3)
+    assert "qctest.shout.default at test_errors.py" in text and "an effect" in text
+    assert "aten.erfinv" in text
 
 
 @pytest.mark.parametrize(

@@ -184,3 +184,40 @@ def test_one_tensor_given_twice_is_two_inputs():
     x = torch.randn(3)
     graph = trace(Difference().eval(), (x, x))
     torch.testing.assert_close(interpret(graph, x, torch.zeros(3)), x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: {(2, 3): x, "a": x + 1}, lambda x: {((1, "b"), None): x, 2: {1.5: x}},
+        lambda x: collections.OrderedDict([((1, 2), x)]),
+        lambda x: collections.defaultdict(list, {(1, 2): x, "a": x}), lambda x: {},
+    ],
+)  # fmt: skip
+def test_keys_of_dicts(make):
+    class Made(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return x, make(x)
+
+    x = torch.ones(2)
+    graph = trace(Made().eval(), x)
+    _, got = unflatten(graph.trees[1], interpret(graph, x))
+    assert str(got) == str(dict(make(x)))
+    assert list(got) == list(make(x))
+
+
+def test_tuples_are_keys_of_arguments(agrees):
+    graph = agrees(lambda d: d[1, 2] * 2, {(1, 2): torch.ones(2)})
+    other = torch.zeros(2)
+    assert flatten(graph.trees[0], ({(1, 2): other},)) == [other]
+
+
+@pytest.mark.parametrize("key", [b"k", torch.float32, frozenset([1]), (1, b"k")], ids=str)
+def test_keys_that_no_text_holds_are_refused(key):
+    class Made(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return {key: x}
+
+    with pytest.raises(TraceError, match=r"a dict with the key .*; keys may be") as caught:
+        trace(Made().eval(), torch.ones(2))
+    assert "\n" not in str(caught.value)

@@ -5,11 +5,14 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from qcompiler.data import DataError, pieces
 from qcompiler.frontend import trace
 from qcompiler.frontend.dims import Dims
 from qcompiler.frontend.errors import Refusal
 from qcompiler.interpret import InputError, interpret
 from qcompiler.ops import Conv2d
+from qcompiler.parse import parse
+from qcompiler.text import constants_of
 from qcompiler.types import Sym, symbol
 from qcompiler.zoo import hf
 
@@ -116,3 +119,79 @@ def test_unbacked_sizes_are_refused():
     assert dims.of(known - known) == 0
     with pytest.raises(Refusal, match="depends on the data"):
         dims.of(Symbol("u0", integer=True))
+
+
+def limits(dim, **options):
+    """Bounds of the symbolic first axis of a traced net."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Softmax(1)).eval()
+    graph = trace(net, torch.randn(4, 3, 2), dynamic_shapes=({0: dim},), **options)
+    (size, *_) = graph.inputs[0].tensor.shape
+    assert isinstance(size, Sym)
+    return graph, net, (size.min, size.max)
+
+
+@pytest.mark.parametrize("dim", [Dim.AUTO, Dim.DYNAMIC, Dim.DYNAMIC(max=9)], ids=str)
+def test_a_batch_without_a_lower_bound_may_be_1(dim):
+    graph, net, (low, _) = limits(dim)
+    assert low == 1
+    for n in (1, 3):
+        x = torch.randn(n, 3, 2)
+        torch.testing.assert_close(interpret(graph, x), net(x))
+    sizes = [len(x) for (x,) in pieces([torch.randn(1, 3, 2), torch.randn(2, 3, 2)], graph)]
+    assert sizes == [1, 1, 1]
+    text = str(graph)
+    assert str(parse(text, constants_of(graph))) == text
+
+
+def test_an_exported_program_of_a_batch_without_a_lower_bound():
+    x = torch.randn(4, 3)
+    program = torch.export.export(nn.Tanh().eval(), (x,), dynamic_shapes=({0: Dim.AUTO},))
+    torch.testing.assert_close(interpret(trace(program), x[:1]), x[:1].tanh())
+
+
+@pytest.mark.parametrize(
+    ("dim", "want"),
+    [
+        (Dim("n", min=2), (2, None)), (Dim("n", min=3, max=9), (3, 9)), (Dim("n"), (1, None)),
+        (Dim.AUTO(min=2), (2, None)), (Dim.AUTO(min=3), (3, None)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_lower_bound_that_was_given_holds(dim, want):
+    graph, _, found = limits(dim)
+    assert found == want
+    with pytest.raises(InputError, match=f"in {want[0]}"):
+        interpret(graph, torch.randn(want[0] - 1, 3, 2))
+
+
+def test_a_piece_of_calibration_data_below_the_least_batch():
+    graph, *_ = limits(Dim("images", min=2))
+    want = "axis 0 has 1, expected a multiple of 2, the least images that.*put 2 samples in an item"
+    with pytest.raises(DataError, match=want):
+        list(pieces([torch.randn(1, 3, 2)], graph))
+
+
+@pytest.mark.parametrize("name", ["inf", "nan", "int8", "bool", "lambda", "None"])
+def test_names_of_symbols_that_a_text_reads_otherwise(agrees, name):
+    class Ones(nn.Module):
+        def forward(self, x):
+            return x.mean(1) + torch.zeros(x.shape[0]), x.reshape(-1)
+
+    graph = agrees(Ones(), torch.randn(4, 3), dynamic=({0: Dim(name, min=1)},))
+    assert repr(graph.inputs[0].tensor) == f"float32[{name}_,3]"
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "lt", "floor", "q", "inputs", "where"])
+def test_names_of_symbols_that_a_text_has_elsewhere(agrees, name):
+    class Ones(nn.Module):
+        def forward(self, x):
+            return x.sum(1) + torch.zeros(x.shape[0]), x.reshape(-1), x < 0, x.mean(1)
+
+    graph = agrees(Ones(), torch.randn(4, 3), dynamic=({0: Dim(name, min=1)},))
+    assert repr(graph.inputs[0].tensor) == f"float32[{name},3]"
+
+
+def test_a_renamed_symbol_stays_apart_from_others(agrees):
+    dims = {0: Dim("nan", min=1), 1: Dim("nan_", min=1), 2: Dim("größe", min=1)}
+    graph = agrees(nn.ReLU(), torch.randn(4, 3, 2), dynamic=(dims,))
+    assert repr(graph.inputs[0].tensor) == "float32[nan__,nan_,s0]"

@@ -20,6 +20,7 @@ from qcompiler.ops import (
     Elu,
     Erf,
     Exp,
+    Fmod,
     Gelu,
     Hardsigmoid,
     Hardswish,
@@ -34,6 +35,7 @@ from qcompiler.ops import (
     Neg,
     Not,
     Or,
+    Pow,
     Power,
     Prelu,
     Quantize,
@@ -49,6 +51,7 @@ from qcompiler.ops import (
     Sqrt,
     Sub,
     Tanh,
+    TruncDiv,
     Where,
     const,
 )  # fmt: skip
@@ -59,7 +62,7 @@ UNARY = (
     Silu(), Gelu(), Gelu(tanh=True), Hardswish(), Hardsigmoid(), Softplus(), Elu(0.7), Power(1),
     Power(5), Clamp(0.0), Clamp(0.0, 6.0), Clamp(-1.5, 1.5), LeakyRelu(0.1),
 )  # fmt: skip
-BINARY = (Add(), Sub(), Mul(), Div(), Maximum(), Minimum(), Prelu())
+BINARY = (Add(), Sub(), Mul(), Div(), Maximum(), Minimum(), Prelu(), Pow(), Fmod())
 CODES = QParams((0.1,), 7, 0, 255)
 WIDE = QParams((0.001,), 0, -(2**31), 2**31 - 1)
 
@@ -79,6 +82,25 @@ def test_binary_formulas_on_every_pair_of_special_values() -> None:
     cases.out(*(Compare(r)(x, y, name=r.value) for r in Relation))
     larger = Compare(Relation.GT)(x, y)
     cases.out(Where()(larger, x, y), Where()(Not()(larger), x, y))
+    cases.check()
+
+
+def test_whole_division_on_every_pair_of_extremes() -> None:
+    """0 and min / -1 would trap."""
+    ends = [0, 1, -1, 2, -7, 3, 2**60 + 1, -(2**60) - 1, 2**63 - 1, -(2**63) + 1, -(2**63)]
+    cases = Cases(11)
+    x, y = cases.given(torch.tensor(ends)[:, None]), cases.given(torch.tensor(ends))
+    cases.out(TruncDiv()(x, y))
+    cases.out(*(TruncDiv()(x, const(torch.tensor(d))) for d in (0, 1, -1, 7, -3, 2**40)))
+    cases.out(*(TruncDiv()(const(torch.tensor(d)), y) for d in (5, -(2**63))))
+    cases.check()
+
+
+def test_comparisons_of_truth_values() -> None:
+    cases = Cases(12)
+    x, y = (cases.given(torch.rand(40, generator=cases.rng) < 0.5) for _ in range(2))
+    for relation in Relation:
+        cases.out(Compare(relation)(x, y), Compare(relation)(x, const(torch.tensor(True))))
     cases.check()
 
 

@@ -70,6 +70,7 @@ from qcompiler.ops import (
     Slice,
     Softmax,
     Sub,
+    TruncDiv,
     Tuple,
     Where,
     Window,
@@ -135,6 +136,23 @@ def test_a_symbolic_dimension_that_is_not_the_first_is_refused_in_one_line() -> 
     view = Reshape((3, symbol("length")))(first, name="view")
     with pytest.raises(LowerError, match=r"%view = reshape.*only the first dimension"):
         lower(fused([first], [view]), TARGET)
+
+
+def test_many_symbols_in_the_wrong_place_are_refused_in_one_line() -> None:
+    x = floats(symbol("batch"), 3)
+    note = Note(origin="net.mean net.py:7")
+    turned = Permute((1, 0))(x, name="turn", note=note)
+    outputs = [Softmax()(turned), Reduce(Reduction.MEAN)(turned), Permute((1, 0))(x, name="again")]
+    with pytest.raises(LowerError) as caught:
+        lower(fused([x], outputs), TARGET)
+    text = str(caught.value)
+    assert "no kernel for %turn = permute" in text and "net.mean net.py:7" in text
+    assert "trace with fixed sizes" in text and "\n" not in text and "again" not in text
+    norm = BatchNorm(1e-5)(x, *[const(torch.ones(3)) for _ in range(4)], name="bn")
+    with pytest.raises(LowerError) as caught:
+        lower(fused([x], [*outputs, norm]), TARGET)
+    head, first, second = str(caught.value).splitlines()
+    assert "for 2 nodes" in head and "%turn" in first and "%bn" in second
 
 
 # ------------------------------------------------------------------------------ weights, sharing
@@ -279,6 +297,7 @@ def _examples() -> list[Node]:
         Rescale()(acc, s, s), packed, pack(packed, Context(TARGET)),
     ]  # fmt: skip
     found += [And()(truth, truth), Or()(truth, truth), Cast(DType.INT32)(x)]
+    found += [TruncDiv()(whole := Input(TensorType((2, 4), DType.INT64))(), whole)]
     rest = [op for op in ALL if issubclass(op, Elementwise)]
     return found + [_formula(op, x) for op in rest if op not in {type(n.op) for n in found}]
 

@@ -25,6 +25,7 @@ from qcompiler.ops import (
     RmsNorm,
     Softmax,
     Step,
+    Sub,
     const,
 )  # fmt: skip
 from qcompiler.targets import LowerError
@@ -62,6 +63,26 @@ def test_rows_of_one_value() -> None:
     for size in (5, 16, 19):
         x = cases.given(torch.tensor(values).reshape(-1, 1).expand(-1, size).contiguous())
         cases.out(*row_ops(cases, x, size))
+    cases.check()
+
+
+def test_largest_and_sum_in_other_dtypes() -> None:
+    cases = Cases(5)
+    for size in LENGTHS:
+        x = cases.given(torch.randn(3, size, generator=cases.rng).double())
+        cases.out(*(Reduce(by)(x) for by in Reduction))
+        wild = cases.special(4, size)
+        wide = Cast(DType.FLOAT64)(wild)
+        cases.out(region(top := Reduce(Reduction.MAX)(wide), [wide, top]))
+        for dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+            low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+            values = torch.randint(max(low, -(2**62)), min(high, 2**62), (5, size), dtype=dtype,
+                                   generator=cases.rng)  # fmt: skip
+            values[0], values[1], values[2, -1] = low, high, high
+            n = cases.given(values)
+            last = const(torch.tensor(1, dtype=dtype))
+            less = Sub()(n, last)
+            cases.out(Reduce(Reduction.MAX)(n), region(m := Reduce(Reduction.MAX)(less), [less, m]))
     cases.check()
 
 
@@ -157,5 +178,5 @@ def test_a_kernel_that_cannot_be_written_names_its_node(monkeypatch) -> None:
 def test_a_row_of_unknown_length_is_refused() -> None:
     length = symbol("length")
     x = Input(TensorType((length,), DType.FLOAT32))(name="x")
-    with pytest.raises(LowerError, match=r"%y = softmax.*the length of a row must be known"):
+    with pytest.raises(LowerError, match=r"%y = softmax.*length of a row must be.*fixed size"):
         lower(fused([x], [Softmax()(x, name="y")]), TARGET)

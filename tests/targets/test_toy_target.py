@@ -1,4 +1,4 @@
-"""A machine of one's own in under 40 lines: the demo model compiles for it, to the same integers."""
+"""A machine of one's own in under 40 lines: the demo model compiles for it, bit for bit."""
 
 import inspect
 

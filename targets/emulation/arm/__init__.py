@@ -13,7 +13,6 @@ seconds, so that many jobs share a process. An instruction that the chosen CPU l
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -73,11 +72,10 @@ class Arm:
             return [_result(e, _outputs(work, k)) for k, e in enumerate(errors)]
 
     def _start(self, land: Userland, table: Path) -> None:
-        remote = Path(__file__).with_name("remote.py")
-        command = [land.qemu, "-cpu", self.cpu, "-L", land.root, land.python, "-S", remote, table]
+        python = [land.qemu, "-cpu", self.cpu, "-L", land.root, land.python, "-S"]
+        command = [*python, "-m", "qcompiler.runtime.remote", table]
         env = {
             "HOME": str(table.parent),
-            "PATH": os.environ.get("PATH", ""),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": f"{table.parent}:{land.packages}",
         }

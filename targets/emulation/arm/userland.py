@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
@@ -41,7 +40,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Userland:
-    """root: the folder, as qemu's -L takes it. qemu: the emulator. python: the interpreter in it."""
+    """root: the folder, as qemu's -L takes it; python: the interpreter in it."""
 
     root: Path
     qemu: Path
@@ -168,8 +167,7 @@ def _wheels(folder: Path) -> None:
 
 def _run(command: list[str]) -> str:
     """What the command prints. Raises EmulationError with its last words."""
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EmulationError(f"setting up the Arm emulation: {command[0]} failed: {last}")

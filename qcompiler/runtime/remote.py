@@ -1,4 +1,6 @@
-"""Runs inside the emulated machine, as a program: `python remote.py jobs.json`.
+"""Models called in a process of its own: `python -m qcompiler.runtime.remote jobs.json`.
+
+How a program is run on an emulated machine, where this is all there is of qcompiler.
 
 A job is {artifact, inputs, outputs, taps}: the model is loaded as any device would load it, called
 on the arrays of `inputs` (.npz, in order), and its results are written to `outputs` (.npz): r0, r1
@@ -15,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler.runtime.model import load
+
 
 def run(job: dict[str, Any]) -> None:
-    from qcompiler.runtime import load
-
     with np.load(job["inputs"]) as file:
         inputs = [file[name] for name in file.files]
     model = load(job["artifact"], threads=1)
@@ -37,7 +39,7 @@ def run(job: dict[str, Any]) -> None:
 
 
 def main(path: str) -> None:
-    errors = []
+    errors: list[dict[str, str] | None] = []
     for job in json.loads(Path(path).read_text()):
         try:
             run(job)
