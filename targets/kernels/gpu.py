@@ -29,12 +29,11 @@ def in_tiles(g: Conv | Linear, dot: Dot) -> bool:
     return not grouped(g) and dot.a_dtype == dot.b_dtype
 
 
-def packing(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:
-    return tiled_packing(g, dot) if in_tiles(g, dot) else direct_packing(g)
-
-
 def templates(grid: Grid) -> Templates:
     """The templates of a GPU with this memory shape."""
+
+    def packing(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:
+        return tiled_packing(g, dot, grid) if in_tiles(g, dot) else direct_packing(g)
 
     def weighted(g: Conv | Linear, dot: Dot, **options: Any) -> Any:
         template = tiled_product if in_tiles(g, dot) else direct_product

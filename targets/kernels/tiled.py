@@ -85,16 +85,22 @@ class Cut:
         """Words of both tiles of one step."""
         return (self.rows + self.columns) * self.pitch
 
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory."""
+        return STAGES * self.stage * 4
 
-def cut(g: Conv | Linear, dot: Dot) -> Cut:
+
+def cut(g: Conv | Linear, dot: Dot, grid: Grid) -> Cut:
     """How a product is cut up: by its channels, and its pixels where they are known."""
     pixels, channels, depth = known_pixels(g), as_conv(g).out_channels, as_conv(g).channels
     words = SHALLOW if depth * dot.width <= SHALLOW * 4 else DEEP
     columns = next((c for c in (16, 32) if channels <= c), 64)
     if pixels is not None and pixels <= 16:
         return Cut(16, columns, words, 1, columns // 16)
-    if pixels is not None and pixels >= MANY_PIXELS and channels >= 128:
-        return Cut(128, 128, words, 2, 4)
+    large = Cut(128, 128, words, 2, 4)
+    if (pixels or 0) >= MANY_PIXELS and channels >= 128 and large.shared <= grid.shared:
+        return large
     return Cut(64, columns, words, *((4, 1) if columns == 16 else (2, 2)))
 
 
@@ -107,8 +113,8 @@ def known_pixels(g: Conv | Linear) -> int | None:
     return images * pixels if isinstance(images, int) else None
 
 
-def tiled_packing(g: Conv | Linear, dot: Dot) -> Packing:
-    size = cut(g, dot)
+def tiled_packing(g: Conv | Linear, dot: Dot, grid: Grid) -> Packing:
+    size = cut(g, dot, grid)
     return Packing(size.columns, size.words * elements(dot))
 
 
@@ -128,12 +134,12 @@ def tiled_product(
     """
     if isinstance(g, Conv) and g.pointwise:
         g = as_linear(g)
-    size, conv = cut(g, dot), as_conv(g)
+    size, conv = cut(g, dot, grid), as_conv(g)
     made: list[Any] = []
     with function(name, made, grid) as params:
         weight = (conv.out_channels, conv.channels, *conv.kernel)
         io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
-        packed = Operand("weights", tiled_packing(g, dot).shape(weight), dot.b_dtype)
+        packed = Operand("weights", tiled_packing(g, dot, grid).shape(weight), dot.b_dtype)
         x, weights, start, views, out = declare(params, io, packed, dot.acc_dtype, init, operands)
         pixels = counted(params.symbols.product(g.out_shape[:-1]))
         lead = [params.symbols.dim(d) for d in g.out_shape[:-1]]

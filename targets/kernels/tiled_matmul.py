@@ -30,7 +30,7 @@ def tiled_matmul(
 ) -> Any:  # fmt: skip
     """PrimFunc (a, b, *operands, out): as batched.batch_matmul, b [*lead, K, N]."""
     rows = Linear((*g.lead, g.m), g.k, g.n)
-    size = cut(Linear((g.m,), g.k, g.n), dot)
+    size = cut(Linear((g.m,), g.k, g.n), dot, grid)
     moves = UNSIGNED.get(a_dtype, 0), UNSIGNED.get(b_dtype, 0)
     made: list[Any] = []
     with function(name, made, grid) as params:

@@ -31,7 +31,8 @@ from qcompiler.targets.kernels.cuda import DP4A, FMA, IMAD, MMA
 from qcompiler.targets.kernels.geometry import Conv
 from qcompiler.targets.kernels.geometry import Linear as Rows
 from qcompiler.targets.kernels.gpu import takes
-from qcompiler.targets.kernels.tiled import STAGES, cut, tiled_packing
+from qcompiler.targets.kernels.grid import Grid
+from qcompiler.targets.kernels.tiled import cut, tiled_packing
 from qcompiler.targets.lower import lower
 from qcompiler.types import DType, QParams
 
@@ -232,12 +233,18 @@ SHAPES = (
 @pytest.mark.parametrize("g", SHAPES, ids=repr)
 def test_tiles_fit_the_machine(g, machine: Target) -> None:
     for dot in (MMA, DP4A, FMA):
-        size = cut(g, dot)
         grid = machine.primitives.grid
-        assert grid is not None and STAGES * size.stage * 4 <= grid.shared
+        assert grid is not None
+        size = cut(g, dot, grid)
+        assert size.shared <= grid.shared
         assert size.threads <= 1024
         assert size.rows % (size.down * 16) == 0 and size.columns % (size.across * 16) == 0
-        assert tiled_packing(g, dot).lanes == size.columns
+        assert tiled_packing(g, dot, grid).lanes == size.columns
+
+
+def test_large_tiles_need_large_shared_memory() -> None:
+    assert cut(IMAGE, MMA, Grid(256, 164 << 10)).rows == 128
+    assert cut(IMAGE, MMA, Grid(256, 48 << 10)).rows == 64
 
 
 def test_which_instruction_takes_what() -> None:
