@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .base import CPU_FAMILIES, REFUSALS, Target
+from .emulation.arm import Arm
 from .kernels import anchors
 from .kernels.algebra import Primitives, fenced_product
 from .kernels.neon import FMA, MLAL, MLAL_WIDE, SDOT, SMMLA, USMMLA, smlal
@@ -24,6 +25,7 @@ ARMV8_A = Target(
     support=REFUSALS,
     kernels=tuple(family.lower for family in CPU_FAMILIES),
     packings=anchors.packing,
+    emulator=Arm("cortex-a72"),
 )
 ARMV8_2_DOTPROD = replace(
     ARMV8_A,
@@ -31,6 +33,7 @@ ARMV8_2_DOTPROD = replace(
     tvm={**ARMV8_A.tvm, "mattr": ["+v8.2a", "+neon", "+dotprod"]},
     isa=(SDOT, *V8_DOTS),
     features=("asimd", "asimddp"),
+    emulator=Arm("cortex-a76"),
 )
 ARMV8_6_I8MM = replace(
     ARMV8_A,
@@ -38,4 +41,5 @@ ARMV8_6_I8MM = replace(
     tvm={**ARMV8_A.tvm, "mattr": ["+v8.2a", "+neon", "+dotprod", "+i8mm"]},
     isa=(USMMLA, SMMLA, SDOT, *V8_DOTS),
     features=("asimd", "asimddp", "i8mm"),
+    emulator=Arm("max"),
 )

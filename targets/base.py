@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from qcompiler.arith import SumRule
 from qcompiler.graph import Graph, Node
-from qcompiler.op import Op
+from qcompiler.op import Float as FloatRule
+from qcompiler.op import Op, kind_of
 from qcompiler.ops import (
+    ALL,
     Add,
+    Arange,
     Attention,
     AvgPool2d,
     BatchNorm,
     Const,
     Conv2d,
+    DynamicQuantize,
+    Full,
     Get,
     Input,
     IntAdd,
@@ -28,8 +34,10 @@ from qcompiler.ops import (
     Matmul,
     Mul,
     Packing,
+    Region,
     Reshape,
     Tuple,
+    Unpack,
 )  # fmt: skip
 from qcompiler.types import DType, Sym, TensorType, Type
 
@@ -57,6 +65,24 @@ INTEGER_FORMS: Mapping[type[Op], type[Op]] = {
 """What float ops compute as on codes; other float ops become a Lookup or keep their class."""
 
 
+FORMLESS = ("clamp", "prelu", "max_pool2d", "functions of one tensor (tables)", "movement")
+"""What computes on codes without an op of its own: within a requantize, by a table, as it is."""
+
+INTERNAL: tuple[type[Op], ...] = (DynamicQuantize, Unpack, Region, Arange, Full)
+"""Ops that no model has, or that compute nothing."""
+
+
+class Emulator(Protocol):
+    """A machine in software."""
+
+    def missing(self) -> str | None:
+        """Why it cannot be emulated here; None when it can."""
+
+    def begin(self, artifact: Path) -> Callable[[Sequence[Any], bool], Any] | None:
+        """What calls the artifact, elsewhere: (arrays, whether to tap) -> outputs, taps. None:
+        from now on this process can load it by itself."""
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """One machine that graphs are built for; implements qcompiler.target.Target.
@@ -64,8 +90,8 @@ class Target:
     tvm: the target as TVM wants it. isa: its dot instructions, the fastest first. primitives: how
     scalar arithmetic is written so that it stays exact. features: CPU flags the code needs, by
     their names in /proc/cpuinfo. support: why ops have no kernel here. kernels: the first that
-    takes a node wins. packings: how a node's weights are laid out. templates: how products are
-    computed.
+    takes a node wins. packings: how a node's weights are laid out. emulator: what runs its code on
+    other machines. templates: how products are computed.
     """
 
     name: str
@@ -76,6 +102,7 @@ class Target:
     support: Mapping[type[Op], str]
     kernels: tuple[Kernel, ...]
     packings: Callable[[Node, Machine], Packing | None]
+    emulator: Emulator | None = None
     templates: Templates = anchors.CPU
 
     @property
@@ -88,6 +115,20 @@ class Target:
     def triple(self) -> str:
         """The machine that the library itself runs on, as LLVM names it."""
         return str(self.tvm.get("host", self.tvm)["mtriple"])
+
+    @property
+    def integer_ops(self) -> tuple[str, ...]:
+        """What has an integer form with a kernel here, by its name in a dump."""
+        forms = (op for op, form in INTEGER_FORMS.items() if not {op, form} & set(self.support))
+        return (*map(kind_of, forms), *FORMLESS)
+
+    @property
+    def float_ops(self) -> tuple[str, ...]:
+        """What has a kernel here, and no integer form."""
+        given = (*STRUCTURAL, *self.support, *INTERNAL)
+        return tuple(
+            kind_of(op) for op in ALL if op not in given and isinstance(op.quant, FloatRule)
+        )
 
     def answer(self, node: Node) -> Launch | Miss:
         """The kernel for a node, or why there is none."""

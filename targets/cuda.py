@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 from .base import CPU_FAMILIES, REFUSALS, Target
+from .emulation import cuda as emulation
 from .kernels import anchors, gpu
 from .kernels.algebra import Primitives, rounded_product
 from .kernels.cuda import DP4A, FMA, IMAD, MMA
@@ -17,6 +23,18 @@ REGISTERS = 65536
 THREADS = 256
 # Code that hosts the launches; weights and sizes pass through it, nothing else.
 HOST = X86_64_V3
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """A GPU in software, which this process then has."""
+
+    def missing(self) -> str | None:
+        return emulation.available()
+
+    def begin(self, artifact: Path) -> Callable[[Sequence[Any], bool], Any] | None:
+        emulation.start()
+        return None
 
 
 def _gpu(arch: str, shared: int) -> Target:
@@ -42,6 +60,7 @@ def _gpu(arch: str, shared: int) -> Target:
         kernels=tuple(family.lower for family in CPU_FAMILIES),
         packings=anchors.packing,
         templates=gpu.templates(grid),
+        emulator=InProcess(),
     )
 
 

@@ -47,7 +47,7 @@ def linker_command(triple: str) -> list[str]:
         if path:
             return [path]
     raise LinkError(
-        f"no linker for {triple}: install ziglang (pip install ziglang), or set QC_LINKER to a "
+        f"no linker for {triple}: pip install 'qcompiler[cross]' (ziglang), or set QC_LINKER to a "
         f"command that takes `-shared -o OUTPUT OBJECTS`"
     )
 

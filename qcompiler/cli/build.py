@@ -112,25 +112,39 @@ def summary(model: Any) -> str:
 
 @click.command()
 def targets() -> None:
-    """The machines to build for, and which of them this one is."""
+    """The machines to build for: their instructions, what runs on them in integers and what in
+    float, and whether this machine runs or emulates them."""
     from rich.console import Console
     from rich.table import Table
 
     from qcompiler import targets as machines
 
     here = machines.host_features()
-    table = Table("target", "state", "runs here", "needs")
+    table = Table(show_lines=True)
+    table.add_column("target", no_wrap=True)
+    for heading in ("instructions", "integer", "float", "runs here", "emulated here"):
+        table.add_column(heading, overflow="fold")
     for target in machines.DONE:
         lacking = [f for f in target.features if f not in here]
         runs = f"no: lacks {', '.join(lacking)}" if lacking else "yes"
-        table.add_row(target.name, "done", runs, " ".join(target.features))
-    for name in machines.PLANNED:
-        table.add_row(name, "not done yet", "", "")
+        table.add_row(
+            target.name, ", ".join(d.name for d in target.isa), ", ".join(target.integer_ops),
+            ", ".join(target.float_ops), runs, emulation(target),
+        )  # fmt: skip
     Console().print(table)
+    click.echo(f"not done yet: {', '.join(machines.PLANNED)}")
     try:
         click.echo(f"native is {machines.native().name}")
     except machines.TargetError as e:
         click.echo(f"native: {e}")
+
+
+def emulation(target: Any) -> str:
+    """Whether --emulate works here for a target."""
+    if target.emulator is None:
+        return "no"
+    reason = target.emulator.missing()
+    return "yes" if reason is None else f"no: {reason}"
 
 
 @click.command()

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from qcompiler.atomic import replacing
+from qcompiler.cli.emulate import EMULATE, opened
 from qcompiler.cli.exits import REFUSED
 from qcompiler.cli.sources import allowed_threads, arrays_of, by_name, require_writable
 
@@ -25,22 +26,24 @@ SHOWN = 20  # rows of a table; the rest is counted
 @click.argument("inputs")
 @click.option("-o", "--output", required=True, metavar="FILE", help="Results, one array each.")
 @THREADS
-def run(artifact: str, inputs: str, output: str, threads: int | None) -> None:
+@EMULATE
+def run(artifact: str, inputs: str, output: str, threads: int | None, emulate: bool) -> None:
     """Run a compiled model on the arrays of an .npz file, one per input, by name.
 
     Arrays have the input's own shape. Needs neither PyTorch nor a compiler.
     """
     import numpy as np
 
-    from qcompiler.runtime import load
+    from qcompiler.runtime.signature import check
 
     arrays = arrays_of(inputs, "INPUTS")
     require_writable(output)
-    model = load(artifact, threads)
+    model, call = opened(artifact, threads, emulate)
     entry = model.manifest.main
-    results = model(*by_name(arrays, [s.name for s in entry.inputs], inputs))
-    values = results if isinstance(results, tuple) else (results,)
-    named = {s.name: v for s, v in zip(entry.outputs, values, strict=True)}
+    values = by_name(arrays, [s.name for s in entry.inputs], inputs)
+    check(entry, values)
+    results = call(values, False).outputs
+    named = {s.name: v for s, v in zip(entry.outputs, results, strict=True)}
     with replacing(output) as file:
         np.savez(file, **named)
     for name, value in named.items():
@@ -52,7 +55,10 @@ def run(artifact: str, inputs: str, output: str, threads: int | None) -> None:
 @click.argument("inputs", required=False)
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
 @THREADS
-def verify(artifact: str, inputs: str | None, seed: int, threads: int | None) -> int:
+@EMULATE
+def verify(
+    artifact: str, inputs: str | None, seed: int, threads: int | None, emulate: bool
+) -> int:
     """Compare a compiled model with the reference interpreter, kernel by kernel.
 
     Integers and elementwise float must agree in every bit; float matmul and convolution within
@@ -60,15 +66,14 @@ def verify(artifact: str, inputs: str | None, seed: int, threads: int | None) ->
     """
     import torch  # before load, so that its absence is told at once
 
-    from qcompiler.runtime import load
     from qcompiler.runtime.verify import verify as compared
 
-    model = load(artifact, threads)
+    model, call = opened(artifact, threads, emulate)
     given = None
     if inputs is not None:
         names = [s.name for s in model.manifest.main.inputs]
         given = [torch.from_numpy(a) for a in by_name(arrays_of(inputs, "INPUTS"), names, inputs)]
-    verdict = compared(model, given, seed)
+    verdict = compared(model, given, seed, lambda values: call(values, True))
     _show(verdict)
     return 0 if verdict.holds else REFUSED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from qcompiler import machine
 from qcompiler.errors import require_torch
 from qcompiler.runtime.bundle import GRAPH, REPORT, Bundle, read
-from qcompiler.runtime.engine import Engine, Tap, to_numpy, view
+from qcompiler.runtime.engine import Engine, to_numpy, view
 from qcompiler.runtime.manifest import Manifest
 from qcompiler.runtime.signature import check
 
@@ -75,14 +75,24 @@ class CompiledModel:
             raise ValueError("the model was built from a graph without the module's trees")
         return unflatten(after, self._run(flatten(before, args, kwargs)))
 
-    def tapped(self, inputs: Sequence[Any], tap: Tap) -> list[Any]:
-        """All results of a call from the initial state, as torch tensors; `tap` sees each kernel.
+    def called(self, inputs: Sequence[Any]) -> Tapped:
+        """A call as numpy arrays, without taps."""
+        return Tapped(tuple(map(_as_numpy, self._run(inputs))))
 
-        The model's own state stays as it is.
+    def tapped(self, inputs: Sequence[Any]) -> Tapped:
+        """A call from the initial state, and the tensors of each of its kernels.
+
+        The model's own state stays as it is; the new one is among the outputs, behind them.
         """
         engine, _ = self._ready()
-        outputs, after = engine.run(inputs, self._initial(), _to_torch, self.threads, tap)
-        return [*outputs, *(_to_torch(engine.host(s), shared=True) for s in after)]
+        taps: list[tuple[Any, ...]] = []
+
+        def tap(name: str, tensors: Sequence[Any]) -> None:
+            taps.append(tuple(_to_numpy(t, shared=True) for t in tensors))
+
+        outputs, after = engine.run(inputs, self._initial(), _to_numpy, self.threads, tap)
+        state = [_to_numpy(engine.host(s), shared=True) for s in after]
+        return Tapped((*outputs, *state), tuple(taps))
 
     def _run(self, inputs: Sequence[Any]) -> list[Any]:
         values = [np.asarray(v) if isinstance(v, np.generic) else v for v in inputs]
@@ -184,6 +194,14 @@ class CompiledModel:
         self.bundle.save(path)
 
 
+@dataclass(frozen=True)
+class Tapped:
+    """A call as numpy arrays. taps: per kernel, in the order they ran, its operands and results."""
+
+    outputs: tuple[Any, ...]
+    taps: tuple[tuple[Any, ...], ...] = ()
+
+
 def load(path: Path | str, threads: int | None = None) -> CompiledModel:
     """A saved model, ready to run: needs numpy and apache-tvm only.
 
@@ -204,6 +222,10 @@ def _parse(text: str, constants: Mapping[str, Any]) -> Graph:
 
 def _is_torch(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "data_ptr")
+
+
+def _as_numpy(value: Any) -> Any:
+    return value.numpy() if _is_torch(value) else value
 
 
 def _to_numpy(tensor: Any, shared: bool = False) -> Any:

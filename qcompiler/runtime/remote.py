@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,11 @@ def run(job: dict[str, Any]) -> None:
     with np.load(job["inputs"]) as file:
         inputs = [file[name] for name in file.files]
     model = load(job["artifact"], threads=1)
-    arrays: dict[str, Any] = {}
-    if job["taps"]:
-
-        def tap(name: str, tensors: Sequence[Any]) -> None:
-            kernel = len({key.partition("_")[0] for key in arrays})
-            arrays.update({f"t{kernel}_{k}": t for k, t in enumerate(tensors)})
-
-        results = model.tapped(inputs, tap)
-    else:
-        found = model(*inputs)
-        results = found if isinstance(found, tuple) else (found,)
-    np.savez(job["outputs"], **arrays, **{f"r{k}": r for k, r in enumerate(results)})
+    call = model.tapped(inputs) if job["taps"] else model.called(inputs)
+    arrays = {f"r{k}": r for k, r in enumerate(call.outputs)}
+    for kernel, tensors in enumerate(call.taps):
+        arrays |= {f"t{kernel}_{k}": t for k, t in enumerate(tensors)}
+    np.savez(job["outputs"], **arrays)
 
 
 def main(path: str) -> None:

@@ -7,9 +7,9 @@ the other way cannot hide it or be blamed on what follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qcompiler.graph import Graph, Node
 from qcompiler.interpret import bind_inputs, bind_symbols, run
@@ -80,11 +80,27 @@ class Verdict:
         return not self.failures
 
 
-def verify(model: CompiledModel, inputs: Sequence[Any] | None = None, seed: int = 0) -> Verdict:
+class Call(Protocol):
+    """What a call gives, as numpy arrays: see model.Tapped."""
+
+    @property
+    def outputs(self) -> Sequence[Any]: ...
+
+    @property
+    def taps(self) -> Sequence[Sequence[Any]]: ...
+
+
+def verify(
+    model: CompiledModel,
+    inputs: Sequence[Any] | None = None,
+    seed: int = 0,
+    tapped: Callable[[Sequence[Any]], Call] | None = None,
+) -> Verdict:
     """Run the program and the interpreter, both from the initial state, and compare. Needs torch.
 
     inputs: one tensor or array per input; random ones unless given (ids within their tables,
-    symbolic dimensions small). Raises InputError for inputs that do not fit.
+    symbolic dimensions small). tapped: how the program is called, on numpy arrays, where not
+    here. Raises InputError for inputs that do not fit.
     """
     import torch
 
@@ -93,12 +109,9 @@ def verify(model: CompiledModel, inputs: Sequence[Any] | None = None, seed: int 
     check(model.manifest.main, given)
     env = bind_inputs(graph, given)
     symbols = bind_symbols(graph, env)
-    taps: list[list[torch.Tensor]] = []
-
-    def tap(name: str, tensors: Sequence[Any]) -> None:
-        taps.append([torch.utils.dlpack.from_dlpack(t).clone() for t in tensors])
-
-    results = model.tapped(given, tap)
+    call = (tapped or model.tapped)([g.numpy() for g in given])
+    taps = [[torch.from_numpy(t) for t in kernel] for kernel in call.taps]
+    results = [torch.from_numpy(r) for r in call.outputs]
     with torch.no_grad():
         kernels = _kernels(graph, taps, env, symbols)
         # Where every kernel gave the interpreter's bits, its values are the interpreter's.

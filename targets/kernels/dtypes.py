@@ -52,7 +52,8 @@ class Kinds:
 
     add = sub = mul = div = trunc_div = min = max = binary
     lt = gt = le = ge = eq = logical_and = logical_or = compare
-    sqrt = neg = abs = rint = logical_not = shift_right = row_max = row_top = row_sum = keep = lookup = same
+    sqrt = neg = abs = rint = logical_not = shift_right = keep = lookup = same
+    row_max = row_top = row_sum = same
 
     def where(self, condition: Kind, a: Kind, b: Kind, /) -> Kind:
         return alike(a, b)

@@ -17,6 +17,7 @@ import qcompiler as qc
 from qcompiler import passes, targets
 from qcompiler.context import Context
 from qcompiler.graph import Graph
+from qcompiler.runtime.verify import verify
 from qcompiler.targets.build import compiled
 from qcompiler.targets.emulation import EmulationError, arm
 from qcompiler.targets.lower import lower
@@ -117,11 +118,13 @@ def test_a_cpu_below_the_tier_is_refused_before_the_library_is_opened(
         qc.load(path)
 
 
-def test_taps_are_the_tensors_of_every_kernel(emulated, tmp_path: Path) -> None:
+def test_verify_compares_every_kernel_there(emulated, tmp_path: Path) -> None:
     graph, inputs = cases()["rnet"]
+    path = tmp_path / "m.qcm"
     model = qc.build(graph, "armv8-a")
-    model.save(tmp_path / "m.qcm")
-    (result,) = arm.Arm("cortex-a72").run([arm.Job(tmp_path / "m.qcm", inputs, taps=True)])
-    assert result.error is None
-    assert len(result.taps) > 5 and all(result.taps)
-    assert any(np.array_equal(result.taps[-1][-1], y) for y in result.outputs)
+    model.save(path)
+    call = targets.get("armv8-a").emulator.begin(path)
+    verdict = verify(model, inputs, tapped=lambda values: call(values, True))
+    assert len(verdict.kernels) > 5 and verdict.holds
+    with pytest.raises(EmulationError, match=r"cortex-a72: InputError: .*expected 1 input"):
+        call([*inputs, *inputs], False)

@@ -61,7 +61,8 @@ def test_linkers_are_tried_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QC_LINKER")
     for name in ("ld.lld", f"{TRIPLE}-gcc", "cc"):
         assert linker_command(TRIPLE) == [found.pop(name)]
-    with pytest.raises(LinkError, match=r"no linker for x86_64.*install ziglang.*QC_LINK"):
+    cure = r"no linker for x86_64.*pip install 'qcompiler\[cross\]' \(ziglang\).*QC_LINK"
+    with pytest.raises(LinkError, match=cure):
         linker_command(TRIPLE)
     found["cc"] = "/a/cc"
     with pytest.raises(LinkError, match="no linker for aarch64"):

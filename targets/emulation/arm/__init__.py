@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,17 @@ class Arm:
     def missing(self) -> str | None:
         """Why it cannot be emulated here; None when it can."""
         return missing()
+
+    def begin(self, artifact: Path) -> Callable[[Sequence[Any], bool], Result]:
+        """Calls the artifact there. Raises EmulationError with what the model raised."""
+
+        def call(inputs: Sequence[Any], tap: bool) -> Result:
+            (result,) = self.run([Job(artifact, inputs, tap)])
+            if result.error is not None:
+                raise EmulationError(f"on the emulated {self.cpu}: {result.error}")
+            return result
+
+        return call
 
     def run(self, jobs: Sequence[Job], say: Say = lambda text: None) -> list[Result]:
         """The jobs, in one process. Raises EmulationError when it cannot start or dies."""

@@ -1,0 +1,41 @@
+"""--emulate: programs of other machines run and verify here, or a message says why not."""
+
+import numpy as np
+import pytest
+
+import qcompiler as qc
+from qcompiler.targets.emulation import EmulationError, arm
+
+
+def test_an_arm_program_runs_and_verifies(made, cli) -> None:
+    reason = arm.missing()
+    if reason is None:
+        try:
+            arm.userland()
+        except EmulationError as e:
+            reason = str(e)
+    if reason is not None:
+        pytest.skip(reason)
+    data = made / "data.npz"
+    arguments = ("compile", "shop:net", "--target", "armv8.2-dotprod", "--calibration", data)
+    assert cli(*arguments, "-o", "a.qcm").code == 0
+    assert cli("run", "a.qcm", made / "x.npz", "-o", "y.npz").code == 1
+    assert cli("run", "a.qcm", made / "x.npz", "-o", "y.npz", "--emulate").code == 0
+    with np.load("y.npz") as there, np.load(made / "x.npz") as x:
+        here = qc.load(made / "m.qcm")(x["input"])
+        (name,) = there.files
+        # Not the same graph: sdot needs no proof of 16-bit sums, so weights have other scales.
+        assert np.allclose(there[name], here, atol=0.02)
+    done = cli("verify", "a.qcm", "--emulate")
+    assert done.code == 0 and done.out.endswith("verified\n")
+
+
+def test_what_is_not_emulated_says_so(made, cli, monkeypatch) -> None:
+    done = cli("run", made / "m.qcm", made / "x.npz", "-o", "y.npz", "--emulate")
+    assert done.code == 1
+    assert done.err == "error: x86-64-v3 is not emulated: run the model without --emulate\n"
+    cli("compile", "shop:sums", "--recipe", "float32", "--target", "armv8-a", "-o", "a.qcm")
+    monkeypatch.setattr(arm, "missing", lambda: "apt-get is not on PATH")
+    done = cli("verify", "a.qcm", "--emulate")
+    assert done.code == 1
+    assert done.err == "error: armv8-a cannot be emulated here: apt-get is not on PATH\n"
