@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_fuzz_graphs as fuzz
 import test_random_layers as layers
 import torch
 from torch import nn
@@ -106,6 +107,12 @@ def test_one_integer_graph_has_one_answer(gpu: None) -> None:
     answers = [qc.build(graph, name)(*x) for name in ("x86-64-v3", *TARGETS)]
     for node, wanted, *others in zip(graph.outputs, *answers, strict=True):
         assert all(torch.equal(wanted, o) for o in others), node
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8-dynamic"])
+def test_random_graphs(gpu: None, recipe: str) -> None:
+    graph, inputs = fuzz.programs(fuzz.SEEDS, recipe)
+    assert holds(qc.build(graph, "cuda-sm90"), tuple(inputs)) > 50
 
 
 def test_state_stays_on_the_device(gpu: None) -> None:
