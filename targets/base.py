@@ -47,7 +47,7 @@ from .kernels.dot import Dot
 from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site, Templates
 
 # What a template takes goes to it; the plain loops of `products` get the rest.
-CPU_FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
+FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
 
 REFUSALS: Mapping[type[Op], str] = {
     Attention: "attention is decomposed before it is lowered",
@@ -110,6 +110,11 @@ class Target:
         """What runs the kernels, by TVM's name: `cpu`, or the kind of a GPU."""
         kind = str(self.tvm["kind"])
         return "cpu" if kind == "llvm" else kind
+
+    @property
+    def architecture(self) -> str:
+        """Of a GPU, as nvcc names it: `sm_80`; empty for a CPU."""
+        return str(self.tvm.get("arch", ""))
 
     @property
     def triple(self) -> str:

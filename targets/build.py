@@ -101,7 +101,7 @@ def device_source(executable: Any) -> str:
 def _machine_code(executable: Any, target: Target) -> bytes:
     if target.device == "cpu" or not nvcc.found():
         return b""
-    return nvcc.fatbin(device_source(executable), str(target.tvm["arch"]))
+    return nvcc.fatbin(device_source(executable), target.architecture)
 
 
 def shared_object(executable: Any, target: Target) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .base import CPU_FAMILIES, REFUSALS, Target
+from .base import FAMILIES, REFUSALS, Target
 from .emulation import cuda as emulation
 from .kernels import anchors, gpu
 from .kernels.algebra import Primitives, rounded_product
@@ -57,7 +57,7 @@ def _gpu(arch: str, shared: int) -> Target:
         primitives=Primitives(product=rounded_product, bits=8, grid=grid),
         features=(*HOST.features, arch),
         support=REFUSALS,
-        kernels=tuple(family.lower for family in CPU_FAMILIES),
+        kernels=tuple(family.lower for family in FAMILIES),
         packings=anchors.packing,
         templates=gpu.templates(grid),
         emulator=InProcess(),

@@ -125,11 +125,9 @@ def targets() -> None:
     for heading in ("instructions", "integer", "float", "runs here", "emulated here"):
         table.add_column(heading, overflow="fold")
     for target in machines.DONE:
-        lacking = [f for f in target.features if f not in here]
-        runs = f"no: lacks {', '.join(lacking)}" if lacking else "yes"
         table.add_row(
             target.name, ", ".join(d.name for d in target.isa), ", ".join(target.integer_ops),
-            ", ".join(target.float_ops), runs, emulation(target),
+            ", ".join(target.float_ops), running(target, here), emulation(target),
         )  # fmt: skip
     Console().print(table)
     click.echo(f"not done yet: {', '.join(machines.PLANNED)}")
@@ -137,6 +135,17 @@ def targets() -> None:
         click.echo(f"native is {machines.native().name}")
     except machines.TargetError as e:
         click.echo(f"native: {e}")
+
+
+def running(target: Any, here: frozenset[str]) -> str:
+    """Whether this machine runs a target's programs."""
+    from qcompiler.runtime.device import lacking
+
+    missing = [f for f in target.features if f not in here and f != target.architecture]
+    if missing:
+        return f"no: lacks {', '.join(missing)}"
+    reason = lacking(target.device, target.architecture) if target.architecture else None
+    return "yes" if reason is None else f"no: {reason}"
 
 
 def emulation(target: Any) -> str:

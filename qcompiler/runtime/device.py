@@ -26,16 +26,23 @@ RUNTIME = "libtvm_runtime_cuda.so"
 
 def required(manifest: Manifest) -> Any:
     """TVM's device for the program. Raises MachineError where there is none that can run it."""
-    tvm = import_tvm()
-    device = tvm.device(manifest.device, 0)
-    problem = _load_runtime(tvm) if not device.exist else None
-    if not device.exist:
-        raise MachineError(_refusal(manifest, f"it has no {manifest.device} device{problem or ''}"))
-    least, here = _capability(manifest.architecture), str(device.compute_version)
-    if tuple(map(int, here.split("."))) < tuple(map(int, least.split("."))):
-        reason = f"its GPU has compute capability {here}, expected {least} or more"
+    reason = lacking(manifest.device, manifest.architecture)
+    if reason is not None:
         raise MachineError(_refusal(manifest, reason))
-    return device
+    return import_tvm().device(manifest.device, 0)
+
+
+def lacking(kind: str, architecture: str) -> str | None:
+    """Why this machine runs no kernels of a kind (`cuda`) and architecture (`sm_80`), or None."""
+    tvm = import_tvm()
+    device = tvm.device(kind, 0)
+    problem = None if device.exist else _load_runtime(tvm)
+    if not device.exist:
+        return f"it has no {kind} device{problem or ''}"
+    least, here = _capability(architecture), str(device.compute_version)
+    if tuple(map(int, here.split("."))) < tuple(map(int, least.split("."))):
+        return f"its GPU has compute capability {here}, expected {least} or more"
+    return None
 
 
 def _refusal(manifest: Manifest, reason: str) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from qcompiler.ops import Packing
@@ -33,7 +32,7 @@ from .build import (
 )
 from .dot import Dot
 from .geometry import Conv, Linear, split_lead
-from .grid import Grid
+from .grid import Grid, guarded
 
 
 def direct_packing(g: Conv | Linear) -> Packing:
@@ -108,8 +107,8 @@ class Output:
                 place = ((image * g.height + row) * g.width + column) * g.channels + first + c
                 a = local(1, dtype)
                 store(a, 0, T.Cast(dtype, self.pad + self.shift), 1)
-                inside = tirx.all(row >= 0, row < g.height, column >= 0, column < g.width)
-                with T.If(inside) if g.padded else T.If(tirx.const(True, "bool")), T.Then():
+                inside = (row >= 0, row < g.height, column >= 0, column < g.width)
+                with guarded(*(inside if g.padded else ())):
                     code = cast(self.x[place], dtype, 1)
                     store(a, 0, code + T.Cast(dtype, self.shift) if self.shift else code, 1)
                 w = cast(self.weights[self._weight(channel, i, j, c)], dtype, 1)

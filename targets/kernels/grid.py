@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 # Expressions and buffers of TIR; TVM gives them no useful static type.
@@ -103,9 +104,12 @@ def exchanged(value: Expr, dtype: str, distance: int, size: int) -> Expr:
 
 
 @contextmanager
-def guarded(condition: Expr) -> Iterator[None]:
-    """What is written inside is for the threads where the condition holds."""
-    with T.If(condition), T.Then():
+def guarded(*conditions: Expr) -> Iterator[None]:
+    """What is written inside is for the threads where all conditions hold; none: for all."""
+    if not conditions:
+        yield
+        return
+    with T.If(tirx.all(*conditions)), T.Then():
         yield
 
 

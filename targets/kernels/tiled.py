@@ -179,7 +179,7 @@ class Finish:
     lead: Sequence[Expr]
 
     def emit(self, total: Expr, pixel: Expr, channel: Expr) -> None:
-        with guarded(tirx.all(pixel < self.pixels, channel < self.channels)):
+        with guarded(pixel < self.pixels, channel < self.channels):
             value = total if self.init is None else total + self.init[channel]
             at = Point(pixel, unravel(pixel, self.lead), channel)
             result = self.epilogue(value, at, 1, self.views)
@@ -264,7 +264,7 @@ class Source:
             at = ((places[0][s] + y * g.width + x) * g.channels) + channel
             here = to + row * self.cut.pitch + word
             exists = [row < self.cut.rows] if self.cut.rows * across % self.cut.threads else []
-            with guarded(tirx.all(*exists, tirx.const(True, "bool"))):
+            with guarded(*exists):
                 if self.width:
                     self._copy(tile, here, at, [*inside, channel < g.channels])
                 else:
@@ -284,7 +284,7 @@ class Source:
         word = local(1, self.dot.acc_dtype)
         store(word, 0, self.outside, 1)
         for e in range(elements(self.dot)):
-            with guarded(tirx.all(*inside, channel + e < self.g.channels)):
+            with guarded(*inside, channel + e < self.g.channels):
                 value = self.x[at + e]
                 if self.dot.acc_dtype == "int32":
                     code = (T.Cast("int32", value) + self.shift) & 0xFF
@@ -377,7 +377,7 @@ class Weights:
         with T.unroll(0, -(-copies // size.threads)) as s:
             index = block.thread + s * size.threads
             row, word = index // across, index % across * COPY_WORDS
-            with guarded(index < copies if copies % size.threads else tirx.const(True, "bool")):
+            with guarded(*([index < copies] if copies % size.threads else [])):
                 at = (begin + index * COPY_WORDS) * self.per
                 copy_async(tiles, to + row * size.pitch + word, self.buffer, at, COPY_WORDS)
 

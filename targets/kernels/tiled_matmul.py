@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .build import Buffer, Epilogue, Expr, Operand, View, function, keep, local, store
@@ -76,11 +75,11 @@ class Columns:
             found = local(1, dtype)
             store(found, 0, T.Cast(dtype, 0), 1)
             for e in range(per):
-                with guarded(tirx.all(n < g.n, k + e < g.k)):
+                with guarded(n < g.n, k + e < g.k):
                     value = self.b[(self.image * g.k + k + e) * g.n + n]
                     if dtype == "int32":
                         code = (T.Cast("int32", value) + self.shift) & 0xFF
                         value = found[0] | (code << (8 * e))
                     store(found, 0, value, 1)
-            with guarded(index < words if words % size.threads else tirx.const(True, "bool")):
+            with guarded(*([index < words] if words % size.threads else [])):
                 store(tiles, to + column * size.pitch + word, found[0], 1)
