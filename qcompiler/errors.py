@@ -38,3 +38,7 @@ def _installed(name: str) -> bool:
         return find_spec(name) is not None
     except (ModuleNotFoundError, ValueError):
         return False
+
+
+class EmulationError(RuntimeError):
+    """Something cannot be emulated, or a kernel did what its machine leaves undefined."""

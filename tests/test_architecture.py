@@ -225,6 +225,25 @@ def test_passes_name_no_device() -> None:
     assert violations(named_devices, sources("passes")) == []
 
 
+def compared_devices(tree: ast.Module, path: Path) -> list[str]:
+    """`if target == "..."`: comparisons and match cases with the name of a device."""
+    kinds = (ast.Compare, ast.MatchValue)
+    found = (
+        c
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
+        for c in ast.walk(node)
+        if isinstance(c, ast.Constant) and isinstance(c.value, str) and DEVICE.search(c.value)
+    )
+    return [f"{path}:{c.lineno}: {c.value}" for c in found]
+
+
+def test_only_targets_ask_which_target_it_is() -> None:
+    assert violations(compared_devices, sources("qcompiler", "passes")) == []
+    asks = ast.parse("if target == 'cuda-sm80': pass")
+    assert compared_devices(asks, Path("a.py")) == ["a.py:1: cuda-sm80"]
+
+
 def test_nothing_is_left_unfinished() -> None:
     words = re.compile(r"NotImplementedError|\bTODO\b|\bFIXME\b|\bXXX\b")
     assert [str(p) for p in COMPILER if words.search((ROOT / p).read_text())] == []

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 import qcompiler
+from qcompiler.errors import EmulationError
 
-from ..errors import EmulationError
 from .userland import Say, Userland, missing, userland
 
 __all__ = ["Arm", "Job", "Result", "missing", "userland"]

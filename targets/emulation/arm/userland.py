@@ -6,7 +6,6 @@ and no root is needed. What the folder holds runs under qemu's user-mode emulati
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import re
@@ -14,14 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qcompiler import config
-
-from ..errors import EmulationError
+from qcompiler.atomic import locked
+from qcompiler.errors import EmulationError
 
 LAYOUT = "1"
 """Counts the changes to what such a folder holds."""
@@ -68,7 +66,7 @@ def userland(say: Say = lambda text: None) -> Userland:
     Raises EmulationError with what failed and why.
     """
     folder = _folder()
-    with _locked(folder.parent):
+    with locked(folder.parent):
         if not (folder / "done").exists():
             _make(folder, say)
     qemu = (folder / "done").read_text()
@@ -80,14 +78,6 @@ def _folder() -> Path:
     versions = [f"{w}=={importlib.metadata.version(w)}" for w in WHEELS]
     text = "\0".join((LAYOUT, *PACKAGES, *versions))
     return config.cache_folder() / "arm64" / hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _make(folder: Path, say: Say) -> None:

@@ -11,6 +11,9 @@
 in the cache folder, and TVM's CUDA runtime on top of it. It works in a process with TVM's compiler
 and in one that has its runtime only, before or after `import tvm`; where a real driver is already
 loaded it refuses. Nothing in qcompiler starts it unasked, and a process stays emulated once it is.
+On a machine with a real driver, and where TVM's compiler is not wanted, begin the process with
+`qcompiler.runtime.emulation.start_cuda()`: importing this package imports TVM, which takes the
+real driver where there is one.
 
 order:  of blocks, warps and lanes: "forward", "reverse", or a seed for a new shuffle at every
         barrier. A right kernel gives the same result in each.
@@ -32,8 +35,9 @@ the host's, and a plain cast of a float that is out of range is too.
 
 from __future__ import annotations
 
+from qcompiler.errors import EmulationError
+
 from . import build, libraries
-from .errors import EmulationError
 from .program import Program
 from .translate import translate
 

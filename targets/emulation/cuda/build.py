@@ -6,7 +6,6 @@ complete or not at all; two processes that need the same one make it once, or tw
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -15,13 +14,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from qcompiler import config
+from qcompiler.atomic import locked
+from qcompiler.errors import EmulationError
 
-from .errors import EmulationError
 from .translate import translate
 
 HERE = Path(__file__).parent
@@ -32,9 +30,19 @@ RUNTIME_SOURCE = ENGINE / "runtime_api.cpp"
 COMMON = ("-std=c++17", "-fPIC", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off")
 """IEEE arithmetic as written; integers wrap, and memory has no types, as on the device."""
 ENGINE_FLAGS = (*COMMON, "-O2", "-fno-omit-frame-pointer")
-KERNEL_FLAGS = (*COMMON, "-O1", "-w", "-include", "qcemu/kernel.h")
-CHECKED = ("-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0")
-"""Makes g++ call the engine at every load and store. Its runtime library is not linked."""
+KERNEL_FLAGS = (
+    *COMMON, "-O1", "-w", "-fvisibility=hidden", "-fstack-clash-protection",
+    "-include", "qcemu/kernel.h",
+)  # fmt: skip
+"""Hidden: a kernel may have the name of a function of the C library. Stack clash protection: local
+memory that is too large meets the page below its stack."""
+CHECKED = (
+    "-fsanitize=thread", "-fsanitize=bounds,float-cast-overflow", "-fno-sanitize-recover=bounds",
+    "-fno-tree-sra",
+)  # fmt: skip
+"""Makes g++ call the engine at every load and store, and where an index leaves its array or a float
+the range of an integer; vectors are loaded whole, as on a device. The runtime libraries of these
+options are not linked."""
 KEPT_PROGRAMS = 400
 """Compiled programs in the cache; some 50 KB each."""
 KEPT_SECONDS = 24 * 3600
@@ -63,7 +71,7 @@ def libraries() -> Path:
     folder = config.cache_folder() / "cuda-emulator" / _engine_key()
     if (folder / RUNTIME).exists():
         return folder
-    with _locked(folder.parent):
+    with locked(folder.parent):
         if not (folder / RUNTIME).exists():
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix="build-") as work:
                 _build_libraries(Path(work))
@@ -78,7 +86,8 @@ def program(source: str, checks: bool) -> Path:
     Raises EmulationError naming what of the text is not known.
     """
     flags = (*KERNEL_FLAGS, *(CHECKED if checks else ()))
-    key = _digest(_engine_key(), *flags, source)
+    translator = (p.read_text() for p in sorted(HERE.glob("*.py")))
+    key = _digest(_engine_key(), *translator, *flags, source)
     folder = config.cache_folder() / "cuda-emulator" / "programs"
     library = folder / f"{key}.so"
     if library.exists():
@@ -100,9 +109,10 @@ def _compile_program(cpp: Path, made: Path, flags: tuple[str, ...], source: str)
     if done.returncode:
         raise EmulationError(explain(done.stderr, source))
     # Linked apart: with -fsanitize g++ would link a runtime library of its own.
-    done = _run(["-shared", f"{cpp}.o", "-o", str(made)])
+    driver = str(libraries() / DRIVER)
+    done = _run(["-shared", f"{cpp}.o", driver, "-Wl,-z,defs", "-lm", "-o", str(made)])
     if done.returncode:
-        raise EmulationError(f"g++ cannot link an emulated program: {done.stderr.strip()}")
+        raise EmulationError(explain_link(done.stderr, source))
 
 
 def explain(errors: str, source: str) -> str:
@@ -112,11 +122,27 @@ def explain(errors: str, source: str) -> str:
         return f"g++ cannot compile an emulated program: {errors.strip()[:2000]}"
     number, message = int(first[1]), first[2]
     lines = source.splitlines()
-    line = lines[number - 1].strip()[:SHOWN] if number <= len(lines) else ""
+    line = lines[number - 1] if number <= len(lines) else ""
     unknown = next(filter(None, (re.search(pattern, message) for pattern in UNKNOWN)), None)
     if unknown:
-        return f"the emulator does not know `{unknown[1]}` (line {number} of the CUDA text: {line})"
-    return f"g++ refuses line {number} of the CUDA text: {message} ({line})"
+        return _unknown(unknown[1], number, line)
+    return f"g++ refuses line {number} of the CUDA text: {message} ({line.strip()[:SHOWN]})"
+
+
+def explain_link(errors: str, source: str) -> str:
+    """What to tell of names that are declared somewhere and are nowhere, such as glibc's __expf."""
+    name = re.search(r"undefined reference to \W(\w+)", errors)
+    if not name:
+        return f"g++ cannot link an emulated program: {errors.strip()[:2000]}"
+    for number, line in enumerate(source.splitlines(), 1):
+        if re.search(rf"\b{name[1]}\b", line):
+            return _unknown(name[1], number, line)
+    return f"the emulator does not know `{name[1]}`"
+
+
+def _unknown(name: str, number: int, line: str) -> str:
+    shown = line.strip()[:SHOWN]
+    return f"the emulator does not know `{name}` (line {number} of the CUDA text: {shown})"
 
 
 def _build_libraries(work: Path) -> None:
@@ -160,14 +186,6 @@ def _moved(work: Path) -> Path:
     os.rename(work, moved)
     work.mkdir()
     return moved
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _prune(folder: Path) -> None:

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from qcompiler.errors import EmulationError
+
 from . import build
-from .errors import EmulationError
 
 ORDERS = {"forward": 0, "reverse": 1}
 SHUFFLED = 2
@@ -37,15 +38,18 @@ BUILDER = _BUILDER(_build)
 def engine() -> ctypes.CDLL | None:
     """The emulated driver, if this process has loaded it.
 
-    Raises EmulationError if it has loaded a real one.
+    Raises EmulationError if it has loaded a real one, or a real CUDA runtime.
     """
-    loaded = _loaded(build.DRIVER)
-    if loaded is not None and not hasattr(loaded, "qcemu_configure"):
-        raise EmulationError(
-            "this process has loaded the real CUDA driver already; start the emulator before "
-            "anything else that uses CUDA (tvm, torch), or in a process of its own"
-        )
-    return loaded
+    driver = _loaded(build.DRIVER)
+    if driver is not None and hasattr(driver, "qcemu_configure"):
+        return driver
+    for name in (build.DRIVER, build.RUNTIME):
+        if _loaded(name) is not None:
+            raise EmulationError(
+                f"this process has loaded the real {name} already; start the emulator before "
+                f"anything else that uses CUDA (tvm, torch), or in a process of its own"
+            )
+    return None
 
 
 def load() -> ctypes.CDLL:
@@ -53,11 +57,6 @@ def load() -> ctypes.CDLL:
     found = engine()
     if found is not None:
         return found
-    if _loaded(build.RUNTIME) is not None:
-        raise EmulationError(
-            f"this process has loaded the real {build.RUNTIME} already; start the emulator before "
-            f"anything else that uses CUDA (torch), or in a process of its own"
-        )
     folder = build.libraries()
     driver = ctypes.CDLL(str(folder / build.DRIVER), ctypes.RTLD_GLOBAL)
     ctypes.CDLL(str(folder / build.RUNTIME), ctypes.RTLD_GLOBAL)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from qcompiler.errors import EmulationError
+
 from . import build, libraries
-from .errors import EmulationError
 
 MAX_DYNAMIC_SHARED = 8
 """CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .errors import EmulationError
+from qcompiler.errors import EmulationError
+
 from .text import matching, pieces
 
 TYPES = {
@@ -81,19 +82,22 @@ def register(name: str) -> str:
 # ------------------------------------------------------------------------------- instructions
 
 Emit = Callable[[re.Match[str], list[str], Statement], str]
-"""(match of the instruction's name, its operands, statement) to C++ statements."""
+"""(match of the instruction's name, its operands, statement) to C++ statements.
+
+Every name they declare begins with qcemu_, lest it hide one of the operands.
+"""
 
 
 def load_matrices(name: re.Match[str], args: list[str], s: Statement) -> str:
     target, address = args
-    call = f"{name['count']}, {_bool(name['trans'])}, r, {s.address(address, 'shared')}"
-    return f"uint32_t r[4]; qcemu::load_matrices({call}); {s.assign(target, 'r')}"
+    call = f"{name['count']}, {_bool(name['trans'])}, qcemu_r, {s.address(address, 'shared')}"
+    return f"uint32_t qcemu_r[4]; qcemu::load_matrices({call}); {s.assign(target, 'qcemu_r')}"
 
 
 def store_matrices(name: re.Match[str], args: list[str], s: Statement) -> str:
     address, source = args
-    call = f"{name['count']}, {_bool(name['trans'])}, r, {s.address(address, 'shared')}"
-    return f"{s.array('r', source)} qcemu::store_matrices({call});"
+    call = f"{name['count']}, {_bool(name['trans'])}, qcemu_r, {s.address(address, 'shared')}"
+    return f"{s.array('qcemu_r', source)} qcemu::store_matrices({call});"
 
 
 def integer_mma(name: re.Match[str], args: list[str], s: Statement) -> str:
@@ -101,17 +105,23 @@ def integer_mma(name: re.Match[str], args: list[str], s: Statement) -> str:
     signs = (_bool(name["a"] == "s8"), _bool(name["b"] == "s8"), _bool(name["satfinite"]))
     form = f"{{{name['depth']}, {', '.join(signs)}}}"
     return (
-        f"{s.array('a', a)} {s.array('b', b)} {s.array('c', c)} int32_t r[4]; "
-        f"qcemu::mma({form}, r, a, b, (const int32_t*)c); {s.assign(d, 'r')}"
+        f"{_sources(a, b, c, s)} int32_t qcemu_r[4]; "
+        f"qcemu::mma({form}, qcemu_r, qcemu_a, qcemu_b, (const int32_t*)qcemu_c); "
+        f"{s.assign(d, 'qcemu_r')}"
     )
 
 
 def half_mma(name: re.Match[str], args: list[str], s: Statement) -> str:
     d, a, b, c = args
     return (
-        f"{s.array('a', a)} {s.array('b', b)} {s.array('c', c)} uint32_t r[4]; "
-        f"qcemu::mma_half((float*)r, a, b, (const float*)c); {s.assign(d, 'r')}"
+        f"{_sources(a, b, c, s)} uint32_t qcemu_r[4]; "
+        f"qcemu::mma_half((float*)qcemu_r, qcemu_a, qcemu_b, (const float*)qcemu_c); "
+        f"{s.assign(d, 'qcemu_r')}"
     )
+
+
+def _sources(a: str, b: str, c: str, s: Statement) -> str:
+    return f"{s.array('qcemu_a', a)} {s.array('qcemu_b', b)} {s.array('qcemu_c', c)}"
 
 
 def copy_async(name: re.Match[str], args: list[str], s: Statement) -> str:
@@ -146,20 +156,24 @@ def move(name: re.Match[str], args: list[str], s: Statement) -> str:
 def load(name: re.Match[str], args: list[str], s: Statement) -> str:
     kind, parts = TYPES[name["type"]], s.vector(args[0])
     pointer = s.pointer(args[1], name["space"])
-    moves = " ".join(f"memcpy(&{s.value(p)}, &r[{i}], sizeof r[0]);" for i, p in enumerate(parts))
+    moves = " ".join(
+        f"memcpy(&{s.value(part)}, qcemu_r + {i}, sizeof *qcemu_r);" for i, part in enumerate(parts)
+    )
     return (
-        f"{kind} r[{len(parts)}]; const void* p = {pointer}; "
-        f"qcemu::check_access(p, sizeof r, false); memcpy(r, p, sizeof r); {moves}"
+        f"{kind} qcemu_r[{len(parts)}]; const void* qcemu_p = {pointer}; "
+        f"qcemu::check_access(qcemu_p, sizeof qcemu_r, false); "
+        f"memcpy(qcemu_r, qcemu_p, sizeof qcemu_r); {moves}"
     )
 
 
 def store(name: re.Match[str], args: list[str], s: Statement) -> str:
     kind, parts = TYPES[name["type"]], s.vector(args[1])
     pointer = s.pointer(args[0], name["space"])
-    values = ", ".join(f"({kind}){s.value(p)}" for p in parts)
+    values = ", ".join(f"qcemu_as<{kind}>({s.value(p)})" for p in parts)
     return (
-        f"const {kind} r[] = {{{values}}}; void* p = {pointer}; "
-        f"qcemu::check_access(p, sizeof r, true); memcpy(p, r, sizeof r);"
+        f"const {kind} qcemu_r[] = {{{values}}}; void* qcemu_p = {pointer}; "
+        f"qcemu::check_access(qcemu_p, sizeof qcemu_r, true); "
+        f"memcpy(qcemu_p, qcemu_r, sizeof qcemu_r);"
     )
 
 
@@ -232,11 +246,16 @@ def instruction_to_cpp(instruction: str, statement: Statement) -> str:
     args = [a.strip() for a in pieces(parts["args"], ",") if a.strip()]
     for pattern, emit in INSTRUCTIONS:
         name = pattern.fullmatch(parts["name"])
-        if name:
+        if not name:
+            continue
+        try:
             code = f"{{ {emit(name, args, statement)} }}"
-            guard = parts["guard"]
-            return f"if ({parts['not']}{statement.value(guard)}) {code}" if guard else code
-    raise EmulationError(f"the emulator does not know the PTX instruction `{parts['name']}`")
+        except (IndexError, ValueError):  # fewer or more operands than it has
+            break
+        guard = parts["guard"]
+        return f"if ({parts['not']}{statement.value(guard)}) {code}" if guard else code
+    known = f"`{parts['name']}`" + (f" with operands {args}" if args else "")
+    raise EmulationError(f"the emulator does not know the PTX instruction {known}")
 
 
 def statement_to_cpp(inside: str) -> str:
@@ -275,7 +294,7 @@ def asm_to_cpp(source: str) -> str:
             continue
         end = matching(source, found.end() - 1)
         code = statement_to_cpp(source[found.end() : end])
-        lines = source.count("\n", found.start(), end)
-        done += [source[position : found.start()], code, "\n" * lines]
+        lines = re.findall(r"\\?\n", source[found.start() : end])  # in a macro they go on
+        done += [source[position : found.start()], code, *lines]
         position = end + 1
     return "".join(done) + source[position:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .errors import EmulationError
+from qcompiler.errors import EmulationError
 
 OPENING, CLOSING = "([{", ")]}"
 

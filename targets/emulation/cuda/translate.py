@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .errors import EmulationError
+from qcompiler.errors import EmulationError
+
 from .ptx import asm_to_cpp
 from .text import matching
 
@@ -111,7 +112,7 @@ def _table(kernel: str, arrays: list[Shared], bounds: str | None) -> str:
         f"static const qcemu::SharedArray qcemu_arrays_of_{kernel}[] = {{{rows or '{}'}}};\n"
         f"QCEMU_UNCHECKED static void qcemu_entry_of_{kernel}(void** a) "
         f"{{ qcemu_call({kernel}, a); }}\n"
-        f'extern "C" const qcemu::Kernel qcemu_kernel_{kernel} = {{"{kernel}", '
+        f'extern "C" QCEMU_EXPORTED const qcemu::Kernel qcemu_kernel_{kernel} = {{"{kernel}", '
         f"qcemu_entry_of_{kernel}, qcemu_arrays_of_{kernel}, {len(arrays)}, "
-        f"{' + '.join(['0u', *sizes])}, {threads}}};"
+        f"{' + '.join(['0u', *sizes])}, {threads}, QCEMU_CHECKED}};"
     )

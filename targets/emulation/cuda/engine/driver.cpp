@@ -6,19 +6,15 @@
 
 #include <cstdio>
 #include <cstring>
-#include <mutex>
 
 #include "state.h"
 
 using namespace qcemu;
 
-namespace qcemu {
-bool canaries_all_intact();
-std::mutex& engine_lock() {
+std::mutex& qcemu::engine_lock() {
   static std::mutex lock;
   return lock;
 }
-}  // namespace qcemu
 
 namespace {
 
@@ -112,8 +108,8 @@ const char* qcemu_failure() { return failure.c_str(); }
 
 // ------------------------------------------------------------------------------------ the driver
 
+// Without the lock: the builder may wait for Python, which may wait for a launch.
 int cuModuleLoadData(void** module, const void* image) {
-  std::lock_guard<std::mutex> guard(engine_lock());
   const char* source = text_of(image);
   if (!source) return fail(INVALID_IMAGE, "this module is machine code without its CUDA text, which alone can be emulated");
   if (!builder) return fail(INVALID_IMAGE, "the emulator was not started");
@@ -157,9 +153,9 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** argument
   what.block = {config->block_x, config->block_y, config->block_z};
   what.dynamic_shared = config->shared_bytes;
   if (!run(what)) return LAUNCH_FAILED;
-  // Instrumented kernels were stopped at the access itself.
-  if (!settings.checks && !canaries_all_intact()) return LAUNCH_FAILED;
-  return SUCCESS;
+  // A checked kernel was stopped at the access itself.
+  if ((f->kernel->checked && settings.checks) || margins_intact()) return SUCCESS;
+  return fail(LAUNCH_FAILED, "kernel " + std::string(f->kernel->name) + " " + failure);
 }
 
 int cuDeviceGetName(char* name, int capacity, int) {
@@ -168,7 +164,7 @@ int cuDeviceGetName(char* name, int capacity, int) {
 }
 
 int cuGetErrorName(int code, const char** text) {
-  static std::string last;
+  static thread_local std::string last;
   last = failure.empty() ? "CUDA error " + std::to_string(code) : failure;
   *text = last.c_str();
   return SUCCESS;

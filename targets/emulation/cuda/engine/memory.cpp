@@ -1,8 +1,8 @@
 // Device memory: allocations between inaccessible pages, and a map of the bytes that are valid.
 //
 // An allocation ends at the end of its last page, as nearly as its alignment lets it: what runs
-// past it meets an inaccessible page even where the kernel is not instrumented. The bytes left
-// over on both sides hold a pattern that is looked at when the allocation is released.
+// past it meets inaccessible pages even where the kernel is not instrumented. The bytes left over
+// on both sides hold a pattern that is looked at after the launch of such a kernel.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,7 +16,8 @@
 namespace qcemu {
 
 constexpr size_t ALIGNMENT = 256;        // of cudaMalloc, CUDA C++ Programming Guide
-constexpr unsigned char CANARY = 0xC5;
+constexpr size_t GUARD_BYTES = 64 << 10;  // inaccessible, between allocations
+constexpr unsigned char MARGIN = 0xC5;
 
 unsigned char* arena = nullptr;
 unsigned char* valid = nullptr;
@@ -56,18 +57,11 @@ void open_arena() {
   unreserved = arena + SHARED_WINDOW;
 }
 
-bool in_arena(const void* address) {
-  return static_cast<const unsigned char*>(address) - arena < static_cast<ptrdiff_t>(ARENA_BYTES) &&
-         address >= arena && arena;
-}
-
-static void mark(const unsigned char* start, size_t bytes, bool usable) {
+void mark_valid(const unsigned char* start, size_t bytes, bool usable) {
   unsigned char* map = valid + (start - arena) / 8;
   memset(map, usable ? 8 : 0, bytes / 8);
   if (bytes % 8) map[bytes / 8] = usable ? bytes % 8 : 0;
 }
-
-void mark_valid(const unsigned char* start, size_t bytes, bool usable) { mark(start, bytes, usable); }
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -78,10 +72,9 @@ static unsigned char* take_pages(size_t bytes) {
     unused().erase(found);
     return pages;
   }
-  const size_t page = sysconf(_SC_PAGESIZE);
   const size_t left = arena + ARENA_BYTES - unreserved;
-  if (bytes + 2 * page > left) return nullptr;
-  unsigned char* pages = unreserved + page;  // the page before it stays inaccessible
+  if (bytes + 2 * GUARD_BYTES > left) return nullptr;
+  unsigned char* pages = unreserved + GUARD_BYTES;
   unreserved = pages + bytes;
   return pages;
 }
@@ -93,19 +86,19 @@ void* allocate(size_t bytes) {
   unsigned char* pages = take_pages(page_bytes);
   if (!pages || mprotect(pages, page_bytes, PROT_READ | PROT_WRITE)) return nullptr;
   unsigned char* start = pages + page_bytes - own;
-  memset(pages, CANARY, start - pages);
+  memset(pages, MARGIN, start - pages);
   memset(start, POISON, bytes);
-  memset(start + bytes, CANARY, own - bytes);
-  mark(start, bytes, true);
+  memset(start + bytes, MARGIN, own - bytes);
+  mark_valid(start, bytes, true);
   blocks()[start] = {pages, page_bytes, bytes};
   return start;
 }
 
-static bool canaries_intact(const unsigned char* start, const Block& block) {
+static bool margin_intact(const unsigned char* start, const Block& block) {
   for (const unsigned char* p = block.pages; p < start; ++p)
-    if (*p != CANARY) return false;
+    if (*p != MARGIN) return false;
   for (const unsigned char* p = start + block.bytes; p < block.pages + block.page_bytes; ++p)
-    if (*p != CANARY) return false;
+    if (*p != MARGIN) return false;
   return true;
 }
 
@@ -117,20 +110,18 @@ bool release(void* pointer) {
     return false;
   }
   const Block block = found->second;
-  const bool intact = canaries_intact(found->first, block);
-  mark(found->first, block.bytes, false);
+  mark_valid(found->first, block.bytes, false);
   mprotect(block.pages, block.page_bytes, PROT_NONE);
   madvise(block.pages, block.page_bytes, MADV_DONTNEED);
   unused().emplace(block.page_bytes, block.pages);
   blocks().erase(found);
-  if (!intact) failure = "a kernel has written beside an allocation of " + std::to_string(block.bytes) + " bytes";
-  return intact;
+  return true;
 }
 
-bool canaries_all_intact() {
+bool margins_intact() {
   for (const auto& [start, block] : blocks())
-    if (!canaries_intact(start, block)) {
-      failure = "a kernel has written beside an allocation of " + std::to_string(block.bytes) + " bytes";
+    if (!margin_intact(start, block)) {
+      failure = "has written beside an allocation of " + std::to_string(block.bytes) + " bytes";
       return false;
     }
   return true;
@@ -153,8 +144,8 @@ static std::string describe(const unsigned char* address, size_t bytes) {
 }
 
 std::string bounds_error(const void* address, size_t bytes) {
-  if (!in_arena(address)) return "";
   const size_t first = static_cast<const unsigned char*>(address) - arena;
+  if (!arena || first >= ARENA_BYTES) return "";
   for (size_t i = first; i < first + bytes; ++i)
     if (i >= ARENA_BYTES || i % 8 >= valid[i / 8]) return describe(arena + first, bytes);
   return "";

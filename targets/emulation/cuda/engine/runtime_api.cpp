@@ -4,21 +4,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
-#include <mutex>
 
 #include "state.h"
 
 using namespace qcemu;
 
-namespace qcemu {
-bool canaries_all_intact();
-std::mutex& engine_lock();
-}  // namespace qcemu
-
 namespace {
 
 // Codes of cudaError_t (CUDA Runtime API).
-constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, LAUNCH_FAILURE = 719, NOT_SUPPORTED = 801;
+constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_SUPPORTED = 801;
 
 // cudaDeviceAttr, for an H100: what TVM asks of a device.
 int attribute_value(int attribute) {
@@ -95,7 +89,7 @@ int cudaMalloc(void** pointer, size_t bytes) {
 
 int cudaFree(void* pointer) {
   std::lock_guard<std::mutex> guard(engine_lock());
-  return release(pointer) ? SUCCESS : LAUNCH_FAILURE;
+  return release(pointer) ? SUCCESS : INVALID_VALUE;
 }
 
 int cudaMallocHost(void** pointer, size_t bytes) { return *pointer = malloc(bytes ? bytes : 1), *pointer ? SUCCESS : OUT_OF_MEMORY; }

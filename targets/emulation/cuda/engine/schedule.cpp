@@ -17,10 +17,10 @@ namespace qcemu {
 
 Settings settings;
 Launch launch;
-std::string failure;
+thread_local std::string failure;
 
 static sigjmp_buf launch_start;
-static bool in_launch = false;
+static thread_local bool in_launch = false;
 static std::mt19937 random_bits;
 
 // ---------------------------------------------------------------------------------------- faults
@@ -48,7 +48,11 @@ static std::string place() {
 }
 
 // Memory that nothing is mapped to: the guard pages around allocations and stacks.
-static void on_bad_memory(int, siginfo_t* information, void*) {
+static void on_bad_memory(int number, siginfo_t* information, void*) {
+  if (!in_launch) {  // another thread of the process: its fault is none of ours
+    signal(number, SIG_DFL);
+    return;
+  }
   const auto* address = static_cast<unsigned char*>(information->si_addr);
   const std::string text = bounds_error(address, 1);
   if (!text.empty()) fault("access %s", text.c_str());
@@ -116,7 +120,8 @@ static bool release_lanes(Warp& warp) {
     perform(warp, *thread.operation, needed);
     return true;
   }
-  // The lanes that run together are those that nothing else keeps apart: all that have come here.
+  // The lanes that run together are those that have come to the same line, all of them: a lane that
+  // could still come would have done so, for no lane of the warp is ready.
   if (asks_for_mask) {
     perform(warp, ACTIVE_MASK, waiting_like(warp, *asks_for_mask));
     return true;
@@ -134,9 +139,9 @@ void join(const Operation& operation, uint32_t mask, const uint64_t* in, uint64_
   suspend(Status::at_operation);
 }
 
-uint32_t active_mask() {
+uint32_t active_mask(int line) {
   uint64_t mask = 0;
-  join(ACTIVE_MASK, 0, nullptr, &mask);
+  join(ACTIVE_MASK, static_cast<uint32_t>(line), nullptr, &mask);
   return static_cast<uint32_t>(mask);
 }
 

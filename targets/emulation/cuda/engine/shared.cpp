@@ -10,8 +10,6 @@
 
 namespace qcemu {
 
-void mark_valid(const unsigned char* start, size_t bytes, bool usable);
-
 constexpr size_t DYNAMIC_OFFSET = 64 << 10;  // above the 48 KB that static shared memory may have
 
 // Who accessed a byte last, and when. `who`: a thread, SEVERAL | warp, or MANY.

@@ -2,6 +2,7 @@
 #pragma once
 #include <csetjmp>
 #include <cstdint>
+#include <mutex>
 #include <random>
 #include <string>
 #include <ucontext.h>
@@ -98,7 +99,10 @@ struct Launch {
 };
 
 extern Launch launch;
-extern std::string failure;  // of the last launch; empty when it went well
+extern thread_local std::string failure;  // of the last call that failed, on this thread
+
+// Held by whoever runs a grid or changes memory or settings.
+std::mutex& engine_lock();
 
 // Runs a whole grid. False, with `failure` set, when it did something that CUDA leaves undefined.
 bool run(const Launch& what);
@@ -114,10 +118,12 @@ extern unsigned char* valid;
 
 void open_arena();
 void* allocate(size_t bytes);
-bool release(void* pointer);
+bool release(void* pointer);  // false: it is no allocation
+// False, with `failure` set, when something has been written just beside an allocation.
+bool margins_intact();
 // An error text where [address, address + bytes) lies in the arena and is not all allocated.
 std::string bounds_error(const void* address, size_t bytes);
-bool in_arena(const void* address);
+void mark_valid(const unsigned char* start, size_t bytes, bool usable);
 
 // ------------------------------------------------------------------------------- shared memory
 

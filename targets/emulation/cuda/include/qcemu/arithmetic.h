@@ -76,6 +76,11 @@ QCEMU_EXTREMES(unsigned long)
 QCEMU_EXTREMES(long long)
 QCEMU_EXTREMES(unsigned long long)
 #undef QCEMU_EXTREMES
+// As in CUDA, of a signed and an unsigned number both are taken as unsigned.
+static inline unsigned max(int a, unsigned b) { return max((unsigned)a, b); }
+static inline unsigned max(unsigned a, int b) { return max(a, (unsigned)b); }
+static inline unsigned min(int a, unsigned b) { return min((unsigned)a, b); }
+static inline unsigned min(unsigned a, int b) { return min(a, (unsigned)b); }
 
 // Conversions to integers saturate, and NaN becomes 0. (PTX ISA, cvt.) The plain cast `(int)x` is
 // the host's instead: what is out of range there is undefined in C++, and differs from a GPU.
@@ -127,7 +132,8 @@ static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shi
   return (unsigned)(((unsigned long long)high << 32 | low) >> (shift & 31));
 }
 
-// dp4a: four products of bytes, added to c with wrap-around. (PTX ISA, dp4a.)
+// dp4a: four products of bytes, added to c with wrap-around. (PTX ISA, dp4a.) CUDA has no forms of
+// mixed signs; TVM writes them itself where it uses them.
 template <class A, class B>
 static inline unsigned qcemu_dp4a(unsigned a, unsigned b, unsigned c) {
   for (int i = 0; i < 32; i += 8) c += (unsigned)((int)(A)(a >> i) * (int)(B)(b >> i));
@@ -135,7 +141,5 @@ static inline unsigned qcemu_dp4a(unsigned a, unsigned b, unsigned c) {
 }
 static inline int __dp4a(int a, int b, int c) { return (int)qcemu_dp4a<signed char, signed char>(a, b, c); }
 static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) { return qcemu_dp4a<unsigned char, unsigned char>(a, b, c); }
-static inline int __dp4a(unsigned a, int b, int c) { return (int)qcemu_dp4a<unsigned char, signed char>(a, b, c); }
-static inline int __dp4a(int a, unsigned b, int c) { return (int)qcemu_dp4a<signed char, unsigned char>(a, b, c); }
 static inline int __dp4a(char4 a, char4 b, int c) { return __dp4a(qcemu_bits<int>(a), qcemu_bits<int>(b), c); }
 static inline unsigned __dp4a(uchar4 a, uchar4 b, unsigned c) { return __dp4a(qcemu_bits<unsigned>(a), qcemu_bits<unsigned>(b), c); }

@@ -25,12 +25,14 @@ struct SharedArray {
   unsigned offset, bytes;
 };
 
-// One `__global__` function of a translated program; max_threads is its __launch_bounds__, or 1024.
+// One `__global__` function of a translated program; max_threads is its __launch_bounds__, or 1024;
+// checked: its loads and stores call the engine.
 struct Kernel {
   const char* name;
   void (*entry)(void** arguments);
   const SharedArray* arrays;
   unsigned array_count, static_shared, max_threads;
+  bool checked;
 };
 
 // By value: a kernel may not read the memory of the engine.
@@ -47,7 +49,7 @@ void* shared_pointer(uint32_t address);
 
 void block_barrier(int line);
 void warp_barrier(uint32_t mask);
-uint32_t active_mask();
+uint32_t active_mask(int line);  // the lanes that have come to this line
 
 enum class Shuffle { index, up, down, butterfly };
 void shuffle(Shuffle how, uint32_t mask, const void* value, void* result, size_t size, int operand, int width);

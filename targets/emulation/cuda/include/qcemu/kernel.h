@@ -6,6 +6,11 @@
 #include "arithmetic.h"
 #include "engine.h"
 
+// The text is read as by the device pass of nvcc 13.0 for compute capability 9.0.
+#define __CUDA_ARCH__ 900
+#define __CUDACC_VER_MAJOR__ 13
+#define __CUDACC_VER_MINOR__ 0
+
 #define __global__
 #define __device__
 #define __host__
@@ -21,7 +26,7 @@
 #define __syncwarp(...) qcemu::warp_barrier(qcemu_mask(__VA_ARGS__))
 #define __threadfence() ((void)0)
 #define __threadfence_block() ((void)0)
-#define __activemask() qcemu::active_mask()
+#define __activemask() qcemu::active_mask(__LINE__)
 #define __cvta_generic_to_shared(p) ((size_t)qcemu::shared_address(p))
 #define __ldg(p) (*(p))
 #define __ldcs(p) (*(p))
@@ -44,6 +49,12 @@ QCEMU_INDEX(gridDim, grid_size)
 #undef QCEMU_INDEX
 static const int warpSize = qcemu::WARP_SIZE;
 
+#ifdef __SANITIZE_THREAD__
+#define QCEMU_CHECKED true
+#else
+#define QCEMU_CHECKED false
+#endif
+#define QCEMU_EXPORTED __attribute__((visibility("default")))
 #define QCEMU_KERNEL_BEGINS                                                                  \
   const dim3 threadIdx = qcemu::thread_index(), blockIdx = qcemu::block_index();             \
   const dim3 blockDim = qcemu::block_size(), gridDim = qcemu::grid_size();                   \
@@ -125,6 +136,12 @@ template <class T>
 static inline void qcemu_assign(T& to, uint32_t bits) {
   static_assert(sizeof(T) <= 4, "a 32-bit register");
   memcpy(&to, &bits, sizeof to);
+}
+// An operand as a value of another type of PTX: the same bits, or the low ones.
+template <class To, class From>
+static inline To qcemu_as(From value) {
+  if constexpr (sizeof(To) == sizeof(From)) return qcemu_bits<To>(value);
+  return (To)value;
 }
 // An operand that is an address in shared memory: a 32-bit one, as PTX has it.
 template <class T>

@@ -1,0 +1,27 @@
+"""Emulated CUDA for tests: programs with and without checks, and settings to run them in."""
+
+import pytest
+
+from qcompiler.targets.emulation import cuda
+from qcompiler.targets.emulation.cuda import libraries
+
+ORDERS = ("forward", "reverse", 1, 2)
+SETTINGS = tuple((order, copies) for order in ORDERS for copies in ("lazy", "eager"))
+
+
+def skip_without_emulator() -> None:
+    reason = cuda.available()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def configure(order: str | int = "forward", copies: str = "lazy", checks: bool = True) -> None:
+    """Settings of the emulated device, without TVM."""
+    skip_without_emulator()
+    libraries.configure(order, copies, checks)
+
+
+def compiled(text: str, checks: bool = True) -> cuda.Program:
+    """A program whose accesses are looked at, or not."""
+    configure(checks=checks)
+    return cuda.Program(text)
