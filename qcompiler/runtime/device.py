@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ COMPILE = "tvm_callback_cuda_compile"
 TEXT_FOLLOWS = b"\nqcompiler: CUDA text follows\n"
 """Behind machine code: what a driver does not read, and an emulator does (targets/emulation)."""
 RUNTIME = "libtvm_runtime_cuda.so"
+# TVM has one answer to COMPILE for all libraries.
+_opening = threading.Lock()
+# Calls share the one stream of the device, and would wait for each other there.
+_calling = threading.Lock()
 
 
 def required(manifest: Manifest) -> Any:
@@ -74,6 +79,12 @@ def with_kernels(bundle: Bundle) -> Iterator[None]:
 
     Raises MachineError where it holds text only and nothing here compiles it.
     """
+    with _opening, _answering(bundle):
+        yield
+
+
+@contextmanager
+def _answering(bundle: Bundle) -> Iterator[None]:
     import tvm_ffi
 
     code = bytes(bundle.members.get(KERNELS, b""))
@@ -95,6 +106,8 @@ def with_kernels(bundle: Bundle) -> Iterator[None]:
     finally:
         if before is not None:
             tvm_ffi.register_global_func(COMPILE, before, override=True)
+        else:
+            tvm_ffi.remove_global_func(COMPILE)
 
 
 def on_device(tensor: Any, device: Any) -> Any:
@@ -129,6 +142,13 @@ class DeviceSlot:
 
         inputs: numpy arrays or torch tensors. Raises IndexError for a check that failed.
         """
+        with _calling:
+            return self._run(inputs, state, weights, faults)
+
+    def _run(
+        self, inputs: Sequence[Any], state: Sequence[Any], weights: Sequence[Any],
+        faults: Sequence[str],
+    ) -> tuple[list[Any], list[Any]]:  # fmt: skip
         tensor = import_tvm().runtime.tensor
         given = [tensor(_array(v), self.device) for v in inputs]
         before = [on_device(s, self.device) for s in state]

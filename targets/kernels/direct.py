@@ -56,7 +56,7 @@ def direct_product(
     epilogue: Epilogue = keep, operands: Sequence[Operand] = (), init: bool = True, pad: int = 0,
     shift: int = 0, name: str = "direct",
 ) -> Any:  # fmt: skip
-    """PrimFunc (x, weights, [init], *operands, out): as matmul.conv2d, with any dot's codes."""
+    """PrimFunc (x, weights, [init], *operands, out): as matmul.conv2d, with a dot of depth 1."""
     made: list[Any] = []
     shape = (as_conv(g).out_channels,)
     with function(name, made, grid) as params:
@@ -112,11 +112,8 @@ class Output:
                     code = cast(self.x[place], dtype, 1)
                     store(a, 0, code + T.Cast(dtype, self.shift) if self.shift else code, 1)
                 w = cast(self.weights[self._weight(channel, i, j, c)], dtype, 1)
-                store(acc, 0, self.products(acc[0], a[0], w), 1)
+                store(acc, 0, self.dot.emit(acc[0], [(a[0], w)]), 1)
         return acc[0]
-
-    def products(self, acc: Expr, a: Expr, w: Expr) -> Expr:
-        return self.dot.emit(acc, [(a, w)]) if self.dot.depth == 1 else acc + a * w
 
     def _weight(self, channel: Expr, i: Expr, j: Expr, c: Expr) -> Expr:
         """Where a weight lies, packed."""

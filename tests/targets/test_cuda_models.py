@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,15 @@ def test_state_stays_on_the_device(gpu: None) -> None:
     assert "cuda" in str(model._state[0].device)  # type: ignore[index]
     model.reset_state()
     assert model(x.numpy()).tolist() == [2, 4, 6]
+
+
+def test_calls_from_several_threads(gpu: None) -> None:
+    model = qc.build(quantized(convnet(), PICTURE, TARGETS[1]), TARGETS[1])
+    pictures = [torch.randn(1, 3, 12, 12) for _ in range(4)]
+    wanted = [model(p) for p in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(model, pictures * 2))
+    assert all(map(torch.equal, got, wanted * 2))
 
 
 def saved(path: Path, target: str = "cuda-sm80") -> Path:
