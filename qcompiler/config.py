@@ -14,7 +14,8 @@ class Config:
     """debug: QC_DEBUG, 0..4. print: QC_PRINT, `all`, `changed` or a pass. dump: QC_DUMP, a folder.
     check: QC_CHECK, compare numbers after each pass. bisect: QC_BISECT, run the first N optional
     passes only (-1: all). repro: QC_REPRO, a folder for what reproduces a failure.
-    linker: QC_LINKER, the linker for cross builds."""
+    linker: QC_LINKER, the linker for cross builds. nvcc: QC_NVCC, the compiler of CUDA kernels;
+    empty: they stay text."""
 
     debug: int = 0
     print: str = ""
@@ -23,6 +24,7 @@ class Config:
     bisect: int = -1
     repro: Path | None = None
     linker: str = ""
+    nvcc: str = "nvcc"
 
 
 def from_env() -> Config:
@@ -36,6 +38,7 @@ def from_env() -> Config:
         bisect=_number("QC_BISECT", -1),
         repro=_folder("QC_REPRO"),
         linker=get("QC_LINKER", ""),
+        nvcc=get("QC_NVCC", "nvcc"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .base import CPU_FAMILIES, REFUSALS, Target
+from .base import FAMILIES, REFUSALS, Target
 from .emulation.arm import Arm
 from .kernels import anchors
 from .kernels.algebra import Primitives, fenced_product
@@ -23,7 +23,7 @@ ARMV8_A = Target(
     primitives=NEON,
     features=("asimd",),
     support=REFUSALS,
-    kernels=tuple(family.lower for family in CPU_FAMILIES),
+    kernels=tuple(family.lower for family in FAMILIES),
     packings=anchors.packing,
     emulator=Arm("cortex-a72"),
 )

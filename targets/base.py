@@ -44,10 +44,10 @@ from qcompiler.types import DType, Sym, TensorType, Type
 from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
 from .kernels.algebra import Primitives
 from .kernels.dot import Dot
-from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site
+from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site, Templates
 
 # What a template takes goes to it; the plain loops of `products` get the rest.
-CPU_FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
+FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
 
 REFUSALS: Mapping[type[Op], str] = {
     Attention: "attention is decomposed before it is lowered",
@@ -93,7 +93,7 @@ class Target:
     scalar arithmetic is written so that it stays exact. features: CPU flags the code needs, by
     their names in /proc/cpuinfo. support: why ops have no kernel here. kernels: the first that
     takes a node wins. packings: how a node's weights are laid out. emulator: what runs its code on
-    other machines.
+    other machines. templates: how products are computed.
     """
 
     name: str
@@ -105,6 +105,23 @@ class Target:
     kernels: tuple[Kernel, ...]
     packings: Callable[[Node, Machine], Packing | None]
     emulator: Emulator | None = None
+    templates: Templates = anchors.CPU
+
+    @property
+    def device(self) -> str:
+        """What runs the kernels, by TVM's name: `cpu`, or the kind of a GPU."""
+        kind = str(self.tvm["kind"])
+        return "cpu" if kind == "llvm" else kind
+
+    @property
+    def architecture(self) -> str:
+        """Of a GPU, as nvcc names it: `sm_80`; empty for a CPU."""
+        return str(self.tvm.get("arch", ""))
+
+    @property
+    def triple(self) -> str:
+        """The machine that the library itself runs on, as LLVM names it."""
+        return str(self.tvm.get("host", self.tvm)["mtriple"])
 
     @property
     def integer_ops(self) -> tuple[str, ...]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
+from qcompiler import nvcc
 from qcompiler.graph import Graph
 
 from .base import Target
@@ -25,13 +28,18 @@ if TYPE_CHECKING:
 class Library:
     """A built graph: the bytes of a shared object whose Relax function is `main`.
 
-    weights: (digest, tensor) in the order of main's parameters after inputs and state.
+    weights: (digest, tensor) in the order of main's parameters after inputs and state. faults: what
+    the last results of main mean, see lower.Lowered. device: what runs main, as TVM names it.
+    kernels: machine code of a device, for the source in `code`; empty where no compiler was found.
     """
 
     code: bytes
     weights: tuple[tuple[str, torch.Tensor], ...]
     target: str
     features: tuple[str, ...]
+    faults: tuple[str, ...] = ()
+    device: str = "cpu"
+    kernels: bytes = b""
 
 
 def build(
@@ -44,20 +52,62 @@ def build(
     lowered = lower(graph, target)
     if see is not None:
         see(lowered.mod.script)
-    code = shared_object(compiled(lowered, target), target)
-    return Library(code, lowered.weights, target.name, target.features)
+    executable = compiled(lowered, target)
+    return Library(
+        shared_object(executable, target), lowered.weights, target.name, target.features,
+        lowered.faults, target.device, _machine_code(executable, target),
+    )  # fmt: skip
 
 
 def compiled(lowered: Lowered, target: Target) -> Any:
-    """The executable of a lowered graph, in memory."""
+    """The executable of a lowered graph, in memory. A GPU's kernels are text in it."""
     machine = tvm.target.Target(dict(target.tvm))
-    return tvm.compile(lowered.mod, target=machine, relax_pipeline=_pipeline())
+    # Loops stay loops in the text of a GPU's kernels, which nvcc then unrolls.
+    config = {} if target.device == "cpu" else {"tirx.UnrollLoop": {"explicit_unroll": False}}
+    with _device_code_as_text(), tvm.transform.PassContext(config=config):
+        return tvm.compile(lowered.mod, target=machine, relax_pipeline=_pipeline())
+
+
+@contextmanager
+def _device_code_as_text() -> Iterator[None]:
+    """TVM keeps CUDA kernels as source, as it does where it finds no CUDA runtime.
+
+    Where it finds one it would compile them at once, with fast math and for the device at hand.
+    """
+    name = "ffi.Module.create.cuda"
+    create = tvm_ffi.get_global_func(name, allow_missing=True)
+    if create is None:
+        yield
+        return
+    tvm_ffi.remove_global_func(name)
+    try:
+        yield
+    finally:
+        tvm_ffi.register_global_func(name, create)
+
+
+def device_source(executable: Any) -> str:
+    """The text of a GPU's kernels; empty for a CPU."""
+
+    def texts(module: Any) -> Iterator[str]:
+        if module.kind == "cuda":
+            yield module.inspect_source("cuda")
+        for part in module.imports:
+            yield from texts(part)
+
+    return "".join(texts(executable.mod))
+
+
+def _machine_code(executable: Any, target: Target) -> bytes:
+    if target.device == "cpu" or not nvcc.found():
+        return b""
+    return nvcc.fatbin(device_source(executable), target.architecture)
 
 
 def shared_object(executable: Any, target: Target) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.so"
-        executable.export_library(str(path), fcompile=linker(str(target.tvm["mtriple"])))
+        executable.export_library(str(path), fcompile=linker(target.triple))
         return path.read_bytes()
 
 
@@ -90,7 +140,7 @@ def load(library: Library) -> Callable[..., tuple[torch.Tensor, ...]]:
 
 
 def runner(module: Any, weights: tuple[tuple[str, torch.Tensor], ...]) -> Callable[..., Any]:
-    """`main` of an executable, called with torch tensors; weights are bound."""
+    """`main` of an executable for a CPU, called with torch tensors; weights are bound."""
     from torch.utils.dlpack import from_dlpack
 
     machine = relax.VirtualMachine(module, tvm.cpu())

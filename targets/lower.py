@@ -28,13 +28,15 @@ class LowerError(ValueError):
 
 @dataclass(frozen=True)
 class Lowered:
-    """`main(*inputs, *state, *weights) -> (*outputs, *new state)`.
+    """`main(*inputs, *state, *weights) -> (*outputs, *new state, *faults)`.
 
     weights: (digest, tensor) in the order of the parameters; they live outside the library.
+    faults: a message for each result that is an int32 [1] of a failed check, where not 0.
     """
 
     mod: tvm.IRModule
     weights: tuple[tuple[str, torch.Tensor], ...]
+    faults: tuple[str, ...] = ()
 
 
 def lower(graph: Graph, target: Target) -> Lowered:
@@ -129,6 +131,7 @@ class _Module:
     symbols: dict[str, Any] = field(default_factory=dict)
     values: dict[Node, Any] = field(default_factory=dict)
     weights: dict[str, tuple[torch.Tensor, Any]] = field(default_factory=dict)
+    faults: list[tuple[str, Any]] = field(default_factory=list)
 
     def built(self, nodes: list[Node]) -> Lowered:
         for node in self.graph.parameters:
@@ -141,11 +144,12 @@ class _Module:
             with self.builder.dataflow():
                 for node in nodes:
                     self._emit(node, functions)
-                results = relax.Tuple([self._value(n) for n in self.graph.results])
-                output = self.builder.emit_output(results)
+                results = [self._value(n) for n in self.graph.results]
+                results += [flag for _, flag in self.faults]
+                output = self.builder.emit_output(relax.Tuple(results))
             self.builder.emit_func_output(output)
         table = tuple((digest, tensor) for digest, (tensor, _) in self.weights.items())
-        return Lowered(self.builder.get(), table)
+        return Lowered(self.builder.get(), table, tuple(message for message, _ in self.faults))
 
     def _declare_weights(self, nodes: list[Node]) -> None:
         """Parameters must be known before the body is written."""
@@ -188,7 +192,13 @@ class _Module:
     def _call(self, node: Node, function: Any) -> Any:
         launch = self.launches[node]
         operands = [self._value(o) for o in launch.operands]
-        return relax.call_tir(function, operands, [self.type(t) for t in parts(node.type)])
+        types = [self.type(t) for t in parts(node.type)]
+        if launch.fault is None:
+            return relax.call_tir(function, operands, types)
+        flag = relax.TensorType([1], "int32")
+        both = self.builder.emit(relax.call_tir(function, operands, [flag, *types]))
+        self.faults.append((launch.fault, self.builder.emit(relax.TupleGetItem(both, 0))))
+        return relax.TupleGetItem(both, 1)
 
     def _function(self, node: Node, launch: Launch) -> Any:
         """The global of the launch's function; the builder keeps equal functions once."""

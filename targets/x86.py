@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import CPU_FAMILIES, REFUSALS, Target
+from .base import FAMILIES, REFUSALS, Target
 from .kernels import anchors
 from .kernels.algebra import Primitives, fenced_product
 from .kernels.avx import FMA, MADDWD, MADDWD_WIDE, maddubs
@@ -25,6 +25,6 @@ X86_64_V3 = Target(
     primitives=AVX2,
     features=("avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"),
     support=REFUSALS,
-    kernels=tuple(family.lower for family in CPU_FAMILIES),
+    kernels=tuple(family.lower for family in FAMILIES),
     packings=anchors.packing,
 )

@@ -133,16 +133,16 @@ def targets() -> None:
     here = machines.host_features()
     table = Table(show_lines=True)
     table.add_column("target", no_wrap=True)
-    for heading in ("instructions", "integer", "float", "runs here", "emulated here"):
+    table.add_column("instructions", min_width=len("mma_m16n8k32,"))
+    for heading in ("integer", "float", "runs here", "emulated here"):
         table.add_column(heading, overflow="fold")
     kinds = [(t.integer_ops, t.float_ops) for t in machines.DONE]
     letters = {kind: chr(ord("A") + k) for k, kind in enumerate(dict.fromkeys(kinds))}
     for target in machines.DONE:
-        lacking = [f for f in target.features if f not in here]
-        runs = f"no: lacks {', '.join(lacking)}" if lacking else "yes"
         table.add_row(
             target.name, ", ".join(d.name for d in target.isa),
-            *[letters[target.integer_ops, target.float_ops]] * 2, runs, emulation(target),
+            *[letters[target.integer_ops, target.float_ops]] * 2, running(target, here),
+            emulation(target),
         )  # fmt: skip
     Console().print(table)
     for (integer, floats), letter in letters.items():
@@ -152,6 +152,17 @@ def targets() -> None:
         click.echo(f"native is {machines.native().name}")
     except machines.TargetError as e:
         click.echo(f"native: {e}")
+
+
+def running(target: Any, here: frozenset[str]) -> str:
+    """Whether this machine runs a target's programs."""
+    from qcompiler.runtime.device import lacking
+
+    missing = [f for f in target.features if f not in here and f != target.architecture]
+    if missing:
+        return f"no: lacks {', '.join(missing)}"
+    reason = lacking(target.device, target.architecture) if target.architecture else None
+    return "yes" if reason is None else f"no: {reason}"
 
 
 def emulation(target: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from qcompiler.runtime.bundle import (
     CONSTANTS,
     GRAPH,
+    KERNELS,
     LIBRARY,
     REPORT,
     Bundle,
@@ -48,16 +49,18 @@ def bundle_of(
         target=library.target,
         features=tuple(library.features),
         recipe=fused.recipe,
-        entries={"main": _entry(fused, [d for d, _ in library.weights], [d for d, _ in initial])},
+        entries={"main": _entry(fused, library, [d for d, _ in initial])},
         tensors={digest: _described(tensor) for digest, tensor in stored.items()},
         hashes=hashes,
         versions=_versions(),
+        device=library.device,
     )
     members = {
         GRAPH: str(fused).encode(),
         REPORT: describe(integer, source, library.target).to_json().encode(),
         CONSTANTS: save({k: v.clone() for k, v in rest.items()}),
         LIBRARY: library.code,
+        **({KERNELS: library.kernels} if library.kernels else {}),
     }
     return Bundle(manifest, members, {k: _bytes(v) for k, v in stored.items()})
 
@@ -80,15 +83,16 @@ def constants(bundle: Bundle) -> dict[str, torch.Tensor]:
     return found
 
 
-def _entry(graph: Graph, weights: list[str], initial: list[str]) -> Entry:
+def _entry(graph: Graph, library: Any, initial: list[str]) -> Entry:
     return Entry(
         inputs=_specs(graph.inputs),
         outputs=_distinct(_specs(graph.outputs)),
         state=_specs(before for before, _ in graph.state),
         initial=tuple(initial),
-        weights=tuple(weights),
+        weights=tuple(digest for digest, _ in library.weights),
         symbols=_symbols(graph),
         trees=graph.trees,
+        faults=tuple(library.faults),
     )
 
 

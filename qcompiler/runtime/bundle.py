@@ -25,7 +25,10 @@ WEIGHTS = "weights.bin"
 GRAPH = "graph.qir"
 CONSTANTS = "constants.safetensors"
 REPORT = "report.json"
+KERNELS = "kernels.fatbin"
 MEMBERS = (GRAPH, REPORT, CONSTANTS, LIBRARY, WEIGHTS)
+"""What every artifact has. One for a GPU has KERNELS as well, where it was built with nvcc at hand;
+the library holds their text in any case."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Bundle:
     def require_machine(self, features: frozenset[str] | None = None) -> None:
         """Raises MachineError unless this machine has every CPU feature the code needs."""
         here = machine.features() if features is None else features
-        lacking = [f for f in self.manifest.features if f not in here]
+        lacking = [f for f in self.manifest.cpu_features if f not in here]
         if lacking:
             raise MachineError(
                 f"the model was built for {self.manifest.target}, which this machine cannot run: "
@@ -67,7 +70,9 @@ class Bundle:
         """Write the artifact, atomically. Raises OSError naming the path."""
         stored, chunks = _laid_out(self.manifest, self.tensors)
         contents: dict[str, Sequence[Any]] = {
-            name: chunks if name == WEIGHTS else [self.members[name]] for name in MEMBERS
+            name: chunks if name == WEIGHTS else [self.members[name]]
+            for name in (*MEMBERS, KERNELS)
+            if name == WEIGHTS or name in self.members
         }
         members = {
             name: Member(sum(len(memoryview(c)) for c in content), sha256(content))
@@ -94,13 +99,13 @@ def _read(path: Path, to_run: bool) -> Bundle:
     bundle = Bundle(manifest, {}, {}, path)
     if to_run:
         bundle.require_machine()
-    if set(manifest.members) != set(MEMBERS):
+    if set(manifest.members) - {KERNELS} != set(MEMBERS):
         raise ArtifactError(f"expected the members {', '.join(MEMBERS)}")
     archive.check(manifest.members)
     weights = np.frombuffer(archive.member(WEIGHTS), dtype=np.uint8)
     tensors = {k: _slice(weights, k, t) for k, t in manifest.tensors.items()}
     _all_stored(manifest)
-    members = {name: archive.member(name) for name in MEMBERS if name != WEIGHTS}
+    members = {name: archive.member(name) for name in manifest.members if name != WEIGHTS}
     return replace(bundle, members=members, tensors=tensors, files=(archive.data,))
 
 

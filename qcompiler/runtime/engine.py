@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.runtime.bundle import LIBRARY, Bundle, address, aligned, numpy_dtype
+from qcompiler.runtime.device import DeviceSlot, on_device, on_host, required, with_kernels
 from qcompiler.runtime.elf import elf_problem
 from qcompiler.runtime.errors import ArtifactError
 from qcompiler.runtime.manifest import ALIGNMENT
@@ -37,12 +38,18 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """The library of a bundle, opened, with its weights as TVM tensors."""
+    """The library of a bundle, opened, with its weights as TVM tensors.
+
+    fixed: where the weights lie in host memory. device: TVM's, of the kernels; None: the CPU.
+    faults: see manifest.Entry.
+    """
 
     module: Any
     weights: tuple[Any, ...]
     fixed: Ranges
-    idle: list[Slot] = field(default_factory=list)
+    device: Any = None
+    faults: tuple[str, ...] = ()
+    idle: list[Any] = field(default_factory=list)
 
     @staticmethod
     def of(bundle: Bundle) -> Engine:
@@ -52,9 +59,21 @@ class Engine:
         entry, stored = bundle.manifest.main, bundle.manifest.tensors
         weights = {d: bundle.tensors[d] for d in dict.fromkeys(entry.weights)}
         tensors = {d: view(w, stored[d].shape, stored[d].dtype) for d, w in weights.items()}
+        if bundle.manifest.device != "cpu":
+            return Engine._on_device(bundle, tensors)
         module = opened(bundle.members[LIBRARY], bundle.source)
         spans = [(address(w), w.nbytes) for w in weights.values()]
         return Engine(module, tuple(tensors[d] for d in entry.weights), Ranges(spans))
+
+    @staticmethod
+    def _on_device(bundle: Bundle, tensors: Mapping[str, Any]) -> Engine:
+        """The weights are copied to the device once, for all calls."""
+        device, entry = required(bundle.manifest), bundle.manifest.main
+        with with_kernels(bundle):
+            module = opened(bundle.members[LIBRARY], bundle.source)
+        there = {d: on_device(t, device) for d, t in tensors.items()}
+        weights = tuple(there[d] for d in entry.weights)
+        return Engine(module, weights, Ranges(()), device, entry.faults)
 
     def run(
         self, inputs: Sequence[Any], state: Sequence[Any], make: Makes, threads: int,
@@ -65,14 +84,35 @@ class Engine:
         inputs: numpy arrays or torch tensors of the declared types. state: TVM tensors.
         """
         try:
-            slot = self.idle.pop() if tap is None else Slot.of(self.module, tap)
+            slot = self.idle.pop() if tap is None else self._slot(tap)
         except IndexError:
-            slot = Slot.of(self.module)
-        results = THREADS.run(threads, lambda: slot.run(inputs, state, self, make))
+            slot = self._slot(None)
+        results = THREADS.run(threads, lambda: self._called(slot, inputs, state, make))
         # A machine on which a call failed is dropped: its stack may be in any condition.
         if tap is None:
             self.idle.append(slot)
         return results
+
+    def _slot(self, tap: Tap | None) -> Slot | DeviceSlot:
+        made = DeviceSlot.of(self.module, self.device) if self.device else Slot.of(self.module)
+        if tap is not None:
+            made.machine.set_instrument(_instrument(tap, self.host))
+        return made
+
+    def _called(
+        self, slot: Slot | DeviceSlot, inputs: Sequence[Any], state: Sequence[Any], make: Makes
+    ) -> tuple[list[Any], list[Any]]:
+        if isinstance(slot, Slot):
+            return slot.run(inputs, state, self, make)
+        try:
+            outputs, after = slot.run(inputs, state, self.weights, self.faults)
+        except Exception as e:
+            raise translated(e) from None
+        return [make(r, False) for r in outputs], after
+
+    def host(self, tensor: Any) -> Any:
+        """The tensor in host memory."""
+        return tensor if self.device is None else on_host(tensor, self.device)
 
 
 Makes = Callable[[Any, bool], Any]
@@ -88,11 +128,9 @@ class Slot:
     buffers: dict[int, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(module: Any, tap: Tap | None = None) -> Slot:
+    def of(module: Any) -> Slot:
         tvm = import_tvm()
         machine = tvm.runtime.vm.VirtualMachine(module, tvm.cpu())
-        if tap is not None:
-            machine.set_instrument(_instrument(tap))
         return Slot(machine, machine["main"])
 
     def run(
@@ -221,12 +259,12 @@ def opened(code: Any, source: Path | None) -> Any:
             ) from None
 
 
-def _instrument(tap: Tap) -> Callable[..., int]:
+def _instrument(tap: Tap, host: Callable[[Any], Any]) -> Callable[..., int]:
     from tvm.runtime import Tensor
 
     def see(function: Any, name: str, before: bool, result: Any, *args: Any) -> int:
         if not before and not name.startswith(BOOKKEEPING):
-            tap(name, [a for a in args if isinstance(a, Tensor)])
+            tap(name, [host(a) for a in args if isinstance(a, Tensor)])
         return 0
 
     return see

@@ -15,6 +15,9 @@ VERSION = 1
 ALIGNMENT = 64
 """Bytes. TVM's generated code loads whole vectors from addresses it takes to be so aligned."""
 
+ARCHITECTURE = "sm_"
+"""How the names of GPU architectures begin."""
+
 Size = Union[int, str]  # noqa: UP007  (a number, or an expression in the entry's symbols)
 
 
@@ -36,7 +39,8 @@ class Entry:
 
     initial: digests of the state's first values; weights: digests, in order. symbols: least and
     largest value (None: any) of each named dimension. trees: the module's own nesting of inputs
-    and outputs (see frontend/trees.py).
+    and outputs (see frontend/trees.py). faults: messages of checks that a device makes: as many
+    more results follow, int32 [1], and one that is not 0 is an error.
     """
 
     inputs: tuple[Spec, ...]
@@ -46,6 +50,7 @@ class Entry:
     weights: tuple[str, ...] = ()
     symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     trees: tuple[str, str] = ("", "")
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Member:
 @dataclass(frozen=True)
 class Manifest:
     """hashes: of the model, the calibration data and more, where known. versions: of what made
-    the artifact. features: CPU flags the code needs, as /proc/cpuinfo names them."""
+    the artifact. device: what runs the kernels, `cpu` or `cuda`. features: CPU flags the code
+    needs, as /proc/cpuinfo names them, and the least architecture of the device, `sm_80`."""
 
     target: str
     features: tuple[str, ...]
@@ -79,6 +85,16 @@ class Manifest:
     members: Mapping[str, Member] = field(default_factory=dict)
     hashes: Mapping[str, str | None] = field(default_factory=dict)
     versions: Mapping[str, str | None] = field(default_factory=dict)
+    device: str = "cpu"
+
+    @property
+    def cpu_features(self) -> tuple[str, ...]:
+        return tuple(f for f in self.features if not f.startswith(ARCHITECTURE))
+
+    @property
+    def architecture(self) -> str:
+        """The least compute capability of a GPU, as nvcc names it; empty for a CPU."""
+        return "".join(f for f in self.features if f.startswith(ARCHITECTURE))
 
     @property
     def main(self) -> Entry:
@@ -122,7 +138,7 @@ def _manifest(rows: Mapping[str, Any]) -> Manifest:
     }
     return Manifest(
         _text(rows["target"]), _strings(rows["features"]), _text(rows["recipe"]), entries, stored,
-        members, dict(rows["hashes"]), dict(rows["versions"]),
+        members, dict(rows["hashes"]), dict(rows["versions"]), _text(rows.get("device", "cpu")),
     )  # fmt: skip
 
 
@@ -134,7 +150,8 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     }
     inputs, outputs, state = (tuple(map(_spec, row[key])) for key in ("inputs", "outputs", "state"))
     initial, weights = _strings(row["initial"]), _strings(row["weights"])
-    made = Entry(inputs, outputs, state, initial, weights, symbols, (before, after))
+    faults = _strings(row.get("faults", []))
+    made = Entry(inputs, outputs, state, initial, weights, symbols, (before, after), faults)
     if len(made.initial) != len(made.state):
         raise ValueError(f"{len(made.state)} states, {len(made.initial)} initial values")
     return made

@@ -91,7 +91,8 @@ class CompiledModel:
             taps.append(tuple(_to_numpy(t, shared=True) for t in tensors))
 
         outputs, after = engine.run(inputs, self._initial(), _to_numpy, self.threads, tap)
-        return Tapped((*outputs, *(_to_numpy(s, shared=True) for s in after)), tuple(taps))
+        state = [_to_numpy(engine.host(s), shared=True) for s in after]
+        return Tapped((*outputs, *state), tuple(taps))
 
     def _run(self, inputs: Sequence[Any]) -> list[Any]:
         values = [np.asarray(v) if isinstance(v, np.generic) else v for v in inputs]

@@ -47,6 +47,8 @@ def import_tvm() -> Any:
     with _importing, ExitStack() as stack:
         # Its threads would otherwise pin the caller's thread to some cores, for good.
         config.default_variable("TVM_BIND_THREADS", "0")
+        # Where TVM itself compiles CUDA kernels: the law knows no approximate division.
+        config.default_variable("TVM_CUDA_NVCC_NO_FAST_MATH", "1")
         if "tvm" not in sys.modules and "torch" not in sys.modules:
             if not has_torch():
                 stack.enter_context(config.variable_during("TVM_USE_RUNTIME_LIB", "1"))

@@ -16,6 +16,8 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .grid import Grid, array, current
+
 # TIR expressions and numpy scalars; TVM gives the former no useful static type.
 Value = Any
 Node = Callable[[Value, Value], Value]
@@ -29,12 +31,14 @@ class Primitives:
 
     product: the rounded product of two floats, never contracted with a neighbouring add.
     bits: the width of a vector register. requantize: (acc, multiplier, zero point, lanes, dtype)
-    to codes, where `requantize.saturates` holds; None: by the law.
+    to codes, where `requantize.saturates` holds; None: by the law. grid: how a GPU's threads share
+    the work; None on a CPU, whose threads take turns of the outermost loop.
     """
 
     product: Callable[[Value, Value], Value]
     bits: int
     requantize: Callable[[Value, Value, int, int, str], Value] | None = None
+    grid: Grid | None = None
 
     def lanes(self, dtype_bits: int) -> int:
         return max(self.bits // dtype_bits, 1)
@@ -45,6 +49,13 @@ def fenced_product(a: Value, b: Value) -> Value:
     product = tirx.Mul(a, b)
     fence = T.llvm_lookup_intrinsic_id("llvm.arithmetic.fence")
     return T.call_llvm_pure_intrin(fence, product, dtype=product.ty.dtype)
+
+
+def rounded_product(a: Value, b: Value) -> Value:
+    """a * b by CUDA's own function, which nvcc never contracts into an FMA."""
+    dtype = dtype_of(a)
+    name = {"float32": "__fmul_rn", "float64": "__dmul_rn"}[dtype]
+    return T.call_pure_extern(dtype, name, a, b)
 
 
 def known(v: Value) -> bool:
@@ -79,7 +90,7 @@ def literal(v: Value) -> Value:
         # reinterpret(0) means a null pointer to TVM.
         return tirx.abs(literal(-v))
     bits = v.view(f"int{8 * v.dtype.itemsize}")
-    return T.reinterpret(tirx.const(int(bits), bits.dtype.name), dtype=dtype)
+    return _as(tirx.const(int(bits), bits.dtype.name), dtype)
 
 
 def _hidden(v: Value) -> Value:
@@ -263,7 +274,7 @@ def bind(v: Value) -> Value:
     if dtype == "bool":
         byte = bind(tirx.Cast(wide("uint8", lanes), v))
         return tirx.NE(byte, widened(np.uint8(0), lanes))
-    name = T.alloc_buffer((lanes,), dtype)
+    name = array(lanes, dtype)
     at = 0 if lanes == 1 else T.ramp(0, 1, lanes)
     T.buffer_store(name, v, [at])
     return name[at]
@@ -278,8 +289,17 @@ def wide(dtype: str, lanes: int) -> str:
     return f"{dtype}x{lanes}" if lanes > 1 else dtype
 
 
+# What the bits of an expression are called in CUDA C, where TVM would take its address.
+_CUDA_VIEWS = {
+    ("int32", "float32"): "__int_as_float", ("float32", "int32"): "__float_as_int",
+    ("int64", "float64"): "__longlong_as_double", ("float64", "int64"): "__double_as_longlong",
+}  # fmt: skip
+
+
 def _as(v: Value, dtype: str) -> Value:
     """The same bits under another type of the same width."""
+    if current() is not None:
+        return T.call_pure_extern(dtype, _CUDA_VIEWS[dtype_of(v), dtype], v)
     return T.reinterpret(v, dtype=wide(dtype, lanes_of(v)))
 
 

@@ -26,13 +26,12 @@ from . import geometry
 from .algebra import TIR, Primitives, Value, bind
 from .batched import batch_matmul
 from .build import Expr, Operand, Point, View
-from .depthwise import depthwise_conv2d
 from .dot import Dot
 from .formula import evaluate, supported, uses
-from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Miss, Site, Templates, dims, operand
 from .matmul import conv2d, linear
 from .requantize import saturates
-from .weights import Weight, channelwise, chosen, code_range, packing_for
+from .weights import Weight, chosen, code_range, moved, packing_for
 
 if TYPE_CHECKING:
     import torch
@@ -127,10 +126,10 @@ def lower(site: Site, machine: Machine) -> Answer:
         return Miss(problem)
     weight = Weight.of(anchor.inputs[1])
     if isinstance(anchor.op, Matmul | IntMatmul):
-        return _matmul(anchor, epilogue, machine.isa)
+        return _matmul(anchor, epilogue, machine)
     if weight is None:
         return Miss("the weight must be a constant")
-    return _weighted(anchor, weight, epilogue, machine.isa)
+    return _weighted(anchor, weight, epilogue, machine)
 
 
 def packing(node: Node, machine: Machine) -> Packing | None:
@@ -138,7 +137,7 @@ def packing(node: Node, machine: Machine) -> Packing | None:
     for anchor in Site.of(node).body:
         if isinstance(anchor.op, WEIGHTED):
             weight = Weight.of(anchor.inputs[1])
-            made = None if weight is None else Product.of(anchor, weight, machine.isa)
+            made = None if weight is None else Product.of(anchor, weight, machine)
             return made.packing if isinstance(made, Product) else None
     return None
 
@@ -152,29 +151,33 @@ class Product:
     in_dtype: str
     shift: int
     zero_point: int
+    templates: Templates
 
     @staticmethod
-    def of(anchor: Node, weight: Weight, isa: Sequence[Dot]) -> Product | Miss:
-        g = _geometry(anchor)
+    def of(anchor: Node, weight: Weight, machine: Machine) -> Product | Miss:
+        g, templates = _geometry(anchor), machine.templates
         if isinstance(g, Miss):
             return g
+        isa = [dot for dot in machine.isa if templates.takes(g, dot)]
         x = anchor.inputs[0]
         dtype = x.tensor.dtype.value
         if not isinstance(anchor.op, IntConv2d | IntLinear):
             dot = next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
-            return Product(g, dot, dtype, 0, 0) if dot else Miss(f"no instruction for {dtype}")
+            if dot is None:
+                return Miss(f"no instruction for {dtype}")
+            return Product(g, dot, dtype, 0, 0, templates)
         codes = code_range(x)
         if isinstance(g, geometry.Conv) and g.padded:  # with a code that x itself may not hold
             zero_point = anchor.op.zero_point
             codes = (min(codes[0], zero_point), max(codes[1], zero_point))
-        found = chosen(isa, weight.value, g, codes)
+        found = chosen(isa, weight.value, codes)
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
-        return Product(g, found[0], dtype, found[1], anchor.op.zero_point)
+        return Product(g, found[0], dtype, found[1], anchor.op.zero_point, templates)
 
     @property
     def packing(self) -> Packing:
-        return packing_for(self.g, self.dot, self.in_dtype)
+        return self.templates.packing(self.g, self.dot, self.in_dtype)
 
     def start(self, anchor: Node, weight: Weight) -> Node | torch.Tensor | None:
         """Where the accumulators start: `b - (zp + shift) * sum(w)`, or b itself."""
@@ -193,22 +196,32 @@ class Product:
         return total.to(torch.int32)
 
     def function(self, out_dtype: str, epilogue: Epilogue, init: bool) -> Any:
-        common: dict[str, Any] = {
-            "in_dtype": self.in_dtype, "out_dtype": out_dtype, "epilogue": epilogue,
-            "operands": epilogue.operands, "init": init, "shift": self.shift,
-        }  # fmt: skip
-        if isinstance(self.g, geometry.Linear):
-            return linear(self.g, self.dot, **common)
-        template = depthwise_conv2d if channelwise(self.g, self.dot) else conv2d
-        return template(self.g, self.dot, pad=self.zero_point, **common)
+        return self.templates.weighted(
+            self.g, self.dot, in_dtype=self.in_dtype, out_dtype=out_dtype, epilogue=epilogue,
+            operands=epilogue.operands, init=init, pad=self.zero_point, shift=self.shift,
+        )  # fmt: skip
+
+
+def _cpu_weighted(g: geometry.Conv | geometry.Linear, dot: Dot, *, pad: int, **options: Any) -> Any:
+    if isinstance(g, geometry.Linear):
+        return linear(g, dot, **options)
+    return conv2d(g, dot, pad=pad, **options)
+
+
+def _cpu_takes(g: geometry.Conv | geometry.Linear, dot: Dot) -> bool:
+    """Depthwise: a dot of neighbouring taps, of which a kernel has few."""
+    return not (isinstance(g, geometry.Conv) and g.depthwise and dot.depth > 2)
+
+
+CPU = Templates(_cpu_takes, packing_for, _cpu_weighted, batch_matmul, "int16")
 
 
 class _Unfit(Exception):
     """Why a product cannot be lowered."""
 
 
-def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
-    product = Product.of(anchor, weight, isa)
+def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, machine: Machine) -> Answer:
+    product = Product.of(anchor, weight, machine)
     if isinstance(product, Miss):
         return product
     try:
@@ -243,8 +256,9 @@ def _geometry(anchor: Node) -> geometry.Conv | geometry.Linear | Miss:
     )
 
 
-def _matmul(anchor: Node, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
+def _matmul(anchor: Node, epilogue: Epilogue, machine: Machine) -> Answer:
     """Both operands are activations."""
+    template = machine.templates.matmul
     a, b = anchor.inputs
     left, right = dims(a.tensor.shape), dims(b.tensor.shape)
     if left[:-2] != right[:-2]:
@@ -254,14 +268,14 @@ def _matmul(anchor: Node, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
         return Miss("only the first batch dimension of a matmul may be symbolic")
     m, k, n = (int(d) for d in sizes)
     g = geometry.Matmul(left[:-2], m, k, n)
-    dot = _pair_dot(anchor, isa)
+    dot = _pair_dot(anchor, geometry.Linear((m,), k, n), machine)
     if dot is None:
         return Miss(f"no instruction multiplies {a.tensor.dtype.value} by {b.tensor.dtype.value}")
     out = epilogue.site.body[-1].tensor.dtype.value
     zeros = (anchor.op.za, anchor.op.zb) if isinstance(anchor.op, IntMatmul) else (0, 0)
 
     def build() -> Any:
-        return batch_matmul(
+        return template(
             g, dot, a_dtype=a.tensor.dtype.value, b_dtype=b.tensor.dtype.value, out_dtype=out,
             za=zeros[0], zb=zeros[1], epilogue=epilogue, operands=epilogue.operands,
         )  # fmt: skip
@@ -269,10 +283,14 @@ def _matmul(anchor: Node, epilogue: Epilogue, isa: Sequence[Dot]) -> Answer:
     return Launch(("matmul", g, dot.name, epilogue.key), build, [a, b, *epilogue.leaves])
 
 
-def _pair_dot(anchor: Node, isa: Sequence[Dot]) -> Dot | None:
-    if isinstance(anchor.op, IntMatmul):
-        return next((d for d in isa if d.a_dtype == d.b_dtype == "int16"), None)
-    dtype = anchor.tensor.dtype.value
-    return next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
+def _pair_dot(anchor: Node, g: geometry.Linear, machine: Machine) -> Dot | None:
+    """The first instruction on two activations; codes must fit it, moved where it moves them."""
+    templates, dtype = machine.templates, anchor.tensor.dtype.value
+    isa = [d for d in machine.isa if templates.takes(g, d)]
+    if not isinstance(anchor.op, IntMatmul):
+        return next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
+    limits = [i.tensor.dtype.limits for i in anchor.inputs]
+    fitting = [d for d in isa if d.a_dtype == d.b_dtype == templates.codes]
+    return next((d for d in fitting if all(moved(d, x) is not None for x in limits)), None)
 
 

@@ -12,6 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .geometry import Dim
+from .grid import Grid, array, current, on, threads
 
 # Expressions and buffers of TIR; TVM gives them no useful static type.
 Expr = Any
@@ -120,9 +121,9 @@ class Params:
 
 
 @contextmanager
-def function(name: str, result: list[Any]) -> Iterator[Params]:
-    """Builds one PrimFunc and appends it to `result`."""
-    with IRBuilder() as builder:
+def function(name: str, result: list[Any], grid: Grid | None = None) -> Iterator[Params]:
+    """Builds one PrimFunc and appends it to `result`; grid: for a GPU."""
+    with on(grid), IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)
             T.func_attr({"global_symbol": name, "tirx.noalias": True})
@@ -149,7 +150,15 @@ def loop(extent: Expr, parallel: bool = False) -> Any:
 
 @contextmanager
 def tasks(extent: Expr, parallel: bool) -> Iterator[Expr]:
-    """The outermost loop, shared among threads; no loop at all around a single task."""
+    """The outermost loop, shared among threads; no loop at all around a single task.
+
+    On a GPU every task is a thread.
+    """
+    grid = current()
+    if grid is not None:
+        with threads(extent, grid) as index:
+            yield index
+        return
     if isinstance(extent, int) and extent == 1:
         yield 0
         return
@@ -158,11 +167,8 @@ def tasks(extent: Expr, parallel: bool) -> Iterator[Expr]:
 
 
 def local(size: int, dtype: str) -> Buffer:
-    """A small array that LLVM keeps in registers.
-
-    Not scope "local", which becomes a workspace allocation; the default scope under 1 KiB does not.
-    """
-    return T.alloc_buffer((size,), dtype)
+    """A small array that LLVM keeps in registers: of less than 1 KiB."""
+    return array(size, dtype)
 
 
 def scratch(size: Expr, dtype: str) -> Buffer:

@@ -10,7 +10,7 @@ from qcompiler.graph import Node
 from qcompiler.ops import Cumsum
 
 from .algebra import TIR, Primitives, dtype_bits, number
-from .build import function, vector
+from .build import function, local, vector
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import collapsed, contiguous, nest, offset, points, read, write
 
@@ -39,13 +39,14 @@ def _function(node: Node, primitives: Primitives) -> Any:
     steps = tuple(0 if k == axis else s for k, s in enumerate(contiguous(shape)))
     axes = collapsed(others, [steps])
     lanes = primitives.lanes(dtype_bits(dtype)) if axes[-1].steps[0] == 1 else 1
-    loops = nest(axes, lanes, shape[axis] if isinstance(shape[axis], int) else 1)  # type: ignore[arg-type]
+    work = shape[axis] if isinstance(shape[axis], int) else 1
+    loops = nest(axes, lanes, work, primitives.grid)  # type: ignore[arg-type]
     made: list[Any] = []
-    with function("cumsum", made) as params:
+    with function("cumsum", made, primitives.grid) as params:
         source, target = params.flat(x, result)
         n = TIR(primitives)
         with points(loops, params.symbols.dim) as (index, at):
-            total = T.alloc_buffer((loops.lanes,), dtype)
+            total = local(loops.lanes, dtype)
             write(total, 0, 1, number(0, dtype), loops.lanes)
             start = offset(axes, 0, index, at)
             with T.serial(0, params.symbols.dim(shape[axis])) as k:

@@ -38,7 +38,8 @@ class Dot:
     cycles: reciprocal throughput per accumulator vector and instruction; latency: cycles from acc
     to acc. accumulators: how many stay in the vector registers beside the operands, by assembly.
     registers: vector registers of the machine. by_lane: whether the instruction can repeat a word
-    of a register by itself, so that a group's first operands are loaded as one vector.
+    of a register by itself, so that a group's first operands are loaded as one vector. moves: the
+    only numbers its kernels can add to codes; empty: any.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Dot:
     rows: int = 1
     registers: int = 16
     by_lane: bool = False
+    moves: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:

@@ -49,9 +49,9 @@ def _function(body: Sequence[Node], found: Sequence[Use], leaves: Sequence[Node]
     steps = [broadcast_steps(dims(shape), result.shape) for _, shape in views]
     axes = collapsed(result.shape, [*steps, broadcast_steps(result.shape, result.shape)])
     lanes = vector_lanes([*body, *(leaf for leaf, _ in views)], primitives, len(body))
-    loops = nest(axes, lanes, len(body))
+    loops = nest(axes, lanes, len(body), primitives.grid)
     made: list[Any] = []
-    with function("elementwise", made) as params:
+    with function("elementwise", made, primitives.grid) as params:
         *buffers, target = params.flat(*operands, result)
         of = dict(zip(leaves, buffers, strict=True))
         with points(loops, params.symbols.dim) as (index, at):

@@ -12,7 +12,7 @@ from qcompiler.graph import Node
 from qcompiler.ops import Gather, GatherElements
 
 from .algebra import Primitives, dtype_bits
-from .build import Buffer, Expr, Params, function
+from .build import Buffer, Expr, Operand, Params, function, local, tasks
 from .geometry import Dim
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import collapsed, contiguous, nest, offset, points, read, write
@@ -26,9 +26,12 @@ def lower(site: Site, machine: Machine) -> Answer:
     x, index = (dims(i.tensor.shape) for i in node.inputs)
     if any(isinstance(d, str) for d in (*x[1:], *index[1:], *dims(node.tensor.shape)[1:])):
         return Miss("only the first dimension may be symbolic")
+    key = ("gather", site.key, machine.primitives)
+    message = _message(node)
+    if machine.primitives.grid is not None:
+        return Launch(key, lambda: _flagging(node, machine.primitives), node.inputs, message)
     # The name is in the message of the check, so that every gather is a function of its own.
-    key = ("gather", node.name, site.key, machine.primitives)
-    return Launch(key, lambda: _function(node, machine.primitives), node.inputs)
+    return Launch((*key, node.name), lambda: _function(node, machine.primitives), node.inputs)
 
 
 def _axes(node: Node) -> tuple[tuple[Dim, ...], list[tuple[int, ...]], int]:
@@ -54,12 +57,12 @@ def _function(node: Node, primitives: Primitives) -> Any:
     shape, steps, along = _axes(node)
     axes = collapsed(shape, steps)
     lanes = primitives.lanes(dtype_bits(result.dtype)) if axes[-1].steps[1] == 0 else 1
-    loops = nest(axes, lanes, 1)
+    loops = nest(axes, lanes, 1, primitives.grid)
     made: list[Any] = []
-    with function(node.op.kind, made) as params:
+    with function(node.op.kind, made, primitives.grid) as params:
         table, index, target = params.flat(*operands, result)
         size = params.symbols.dim(operands[0].shape[node.op.axis])  # type: ignore[attr-defined]
-        _checked(node, index, operands[1].shape, size, params)
+        _checked(_message(node), index, operands[1].shape, size, params)
         with points(loops, params.symbols.dim) as (place, at):
             chosen = index[offset(axes, 1, place, at)]
             start = offset(axes, 0, place, at) + chosen * along
@@ -68,15 +71,49 @@ def _function(node: Node, primitives: Primitives) -> Any:
     return made[0]
 
 
-def _checked(node: Node, index: Buffer, shape: Sequence[Dim], size: Expr, params: Params) -> None:
-    """An error that names the node unless every index is in 0..size-1."""
+def _flagging(node: Node, primitives: Primitives) -> Any:
+    """PrimFunc (table, index, flag, out) of a GPU, which can raise no error: flag [1] becomes 1.
+
+    A wrong index reads the first element in place of foreign memory.
+    """
+    operands = [operand(f"x{k}", i.tensor) for k, i in enumerate(node.inputs)]
+    result = operand("out", node.tensor)
+    shape, steps, along = _axes(node)
+    axes = collapsed(shape, steps)
+    loops = nest(axes, 1, 1, primitives.grid)
+    made: list[Any] = []
+    with function(node.op.kind, made, primitives.grid) as params:
+        table, index, flag, target = params.flat(*operands, Operand("flag", (1,), "int32"), result)
+        size = params.symbols.dim(operands[0].shape[node.op.axis])  # type: ignore[attr-defined]
+        with tasks(1, False) as first, T.If(first == 0), T.Then():
+            T.buffer_store(flag, 0, [0])
+        with points(loops, params.symbols.dim) as (place, at):
+            chosen = local(1, operands[1].dtype)
+            T.buffer_store(chosen, index[offset(axes, 1, place, at)], [0])
+            with T.If(tirx.Or(chosen[0] < 0, chosen[0] >= size)), T.Then():
+                T.buffer_store(flag, 1, [0])
+                T.buffer_store(chosen, tirx.const(0, operands[1].dtype), [0])
+            start = offset(axes, 0, place, at) + chosen[0] * along
+            value = read(table, start, loops.inner.steps[0], 1)
+            write(target, offset(axes, 2, place, at), 1, value, 1)
+    return made[0]
+
+
+def _message(node: Node) -> str:
+    """What is wrong when an index is not in 0..size-1."""
+    assert isinstance(node.op, Gather | GatherElements)
+    size = node.inputs[0].tensor.shape[node.op.axis]
+    expected = f"indices in 0..{size - 1}" if isinstance(size, int) else "indices in range"
+    return f"%{node.name} = {node.op.kind}: expected {expected}, got one outside"
+
+
+def _checked(message: str, index: Buffer, shape: Sequence[Dim], size: Expr, params: Params) -> None:
+    """An error unless every index is in 0..size-1."""
     wrong = T.alloc_buffer((1,), "int32")
     T.buffer_store(wrong, 0, [0])
     with T.serial(0, params.symbols.product(shape)) as i:
         at = index[i]
         outside = tirx.Or(at < 0, at >= size)
         T.buffer_store(wrong, wrong[0] + tirx.Cast("int32", outside), [0])
-    expected = f"indices in 0..{size - 1}" if isinstance(size, int) else "indices in range"
-    message = f"%{node.name} = {node.op.kind}: expected {expected}, got one outside"
     with T.Assert(tirx.EQ(wrong[0], 0), message, error_kind="IndexError"):
         pass

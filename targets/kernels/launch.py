@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qcompiler.graph import Node
-from qcompiler.ops import Const, Region
+from qcompiler.ops import Const, Packing, Region
 from qcompiler.types import Dim as GraphDim
 from qcompiler.types import TensorType
 
 from .build import Operand
-from .geometry import Dim
+from .geometry import Conv, Dim, Linear
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +58,14 @@ class Launch:
 
     key: equal keys, equal functions, so that one of them need not be built.
     operands: nodes of the graph, or tensors that the kernel computed.
+    fault: the message of a check that the kernel cannot raise itself: then its first result is an
+    int32 [1], not 0 where the check failed.
     """
 
     key: Hashable
     build: Callable[[], Any]
     operands: Sequence[Node | torch.Tensor]
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,32 @@ class Miss:
     reason: str
 
 
+@dataclass(frozen=True)
+class Templates:
+    """How a kind of machine computes products.
+
+    takes: whether a dot may compute a product with constant weights of that geometry. packing: how
+    its kernel reads the weights. weighted: builds the kernel (see matmul.conv2d). matmul: the one
+    for two activations (see batched.batch_matmul); codes: the type both of its operands get where
+    they are codes.
+    """
+
+    takes: Callable[[Conv | Linear, Dot], bool]
+    packing: Callable[[Conv | Linear, Dot, str], Packing]
+    weighted: Callable[..., Any]
+    matmul: Callable[..., Any]
+    codes: str
+
+
 class Machine(Protocol):
-    """What a kernel is written for: the instructions, the fastest first, and scalar primitives."""
+    """What a kernel is written for: the instructions, the fastest first, the templates that use
+    them, and scalar primitives."""
 
     @property
     def isa(self) -> tuple[Dot, ...]: ...
+
+    @property
+    def templates(self) -> Templates: ...
 
     @property
     def primitives(self) -> Primitives: ...

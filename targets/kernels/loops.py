@@ -12,6 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from .algebra import Value, bind, widened
 from .build import Buffer, Expr, loop, tasks, unravel, vector
 from .geometry import Dim
+from .grid import Grid, current
 
 # Vectors handled together where a formula is short: hides latency, and packs bytes well.
 UNROLL = 4
@@ -76,7 +77,8 @@ def _joins(outer: Axis, inner: Axis) -> bool:
 class Nest:
     """The loops of one elementwise pass: `outer` axes, then vectors of `lanes` along `inner`.
 
-    Where inner is no multiple of lanes the last vector overlaps the one before it.
+    Where inner is no multiple of lanes the last vector overlaps the one before it. On a GPU every
+    element is a task of its own.
     """
 
     outer: tuple[Axis, ...]
@@ -92,10 +94,12 @@ class Nest:
         return -(-self.inner.extent // self.lanes)
 
 
-def nest(axes: Sequence[Axis], lanes: int, steps: int) -> Nest:
+def nest(axes: Sequence[Axis], lanes: int, steps: int, grid: Grid | None = None) -> Nest:
     """shared: how many outer axes the tasks span; chunks: pieces of the inner axis."""
     *outer, inner = axes
     assert isinstance(inner.extent, int)
+    if grid is not None:
+        return Nest(tuple(outer), inner, 1, len(outer), inner.extent, True)
     lanes = min(lanes, 1 << (inner.extent.bit_length() - 1))
     known = [a.extent if isinstance(a.extent, int) else 1 for a in outer]
     parallel = math.prod(known) * inner.extent * steps >= SERIAL_WORK
@@ -125,6 +129,9 @@ def points(n: Nest, size: Callable[[Dim], Expr]) -> Iterator[tuple[list[Expr], E
         index += [stack.enter_context(loop(e)) for e in extents[n.shared :]]
         if n.vectors == 1:
             yield index, 0
+            return
+        if current() is not None:
+            yield index, chunk
             return
         count: Expr = per_chunk
         if n.vectors % per_chunk:

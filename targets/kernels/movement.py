@@ -16,8 +16,9 @@ from qcompiler.graph import Node
 from qcompiler.ops import Arange, Concat, Dilate, Expand, Flip, Full, Pad, Permute, Slice
 
 from .algebra import Primitives, Value, bind, dtype_bits, literal, number
-from .build import Buffer, Expr, Params, function, vector
+from .build import Buffer, Expr, Params, function, loop, tasks, vector
 from .geometry import Dim
+from .grid import current
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import Axis, broadcast_steps, collapsed, contiguous, nest, offset, points, read, write
 
@@ -148,7 +149,7 @@ def _function(node: Node, passes: Sequence[Copy], primitives: Primitives) -> Any
     result = operand("out", node.tensor)
     lanes = primitives.lanes(dtype_bits(result.dtype))
     made: list[Any] = []
-    with function(node.op.kind, made) as params:
+    with function(node.op.kind, made, primitives.grid) as params:
         *sources, target = params.flat(*operands, result)
         if isinstance(node.op, Arange):
             _count(node.op, target, result.shape, params)
@@ -163,7 +164,7 @@ def _function(node: Node, passes: Sequence[Copy], primitives: Primitives) -> Any
 
 def _count(op: Arange, target: Buffer, shape: Sequence[Dim], params: Params) -> None:
     size = params.symbols.dim(shape[0])
-    with T.serial(0, size) as i:
+    with loop(size) if current() is None else tasks(size, False) as i:
         at = tirx.Cast("int64", i) if isinstance(size, int) else i
         value = at * tirx.const(op.step, "int64") + tirx.const(op.start, "int64")
         write(target, i, 1, tirx.Cast(op.dtype.value, value), 1)
@@ -172,7 +173,7 @@ def _count(op: Arange, target: Buffer, shape: Sequence[Dim], params: Params) -> 
 def _filled(target: Buffer, shape: Sequence[Dim], value: Value, lanes: int, params: Params) -> None:
     steps = contiguous(shape)
     axes = collapsed(shape, [steps])
-    loops = nest(axes, lanes, 1)
+    loops = nest(axes, lanes, 1, current())
     with points(loops, params.symbols.dim) as (index, at):
         write(target, offset(axes, 0, index, at), 1, value, loops.lanes)
 
@@ -180,10 +181,10 @@ def _filled(target: Buffer, shape: Sequence[Dim], value: Value, lanes: int, para
 def _copied(copy: Copy, source: Buffer, target: Buffer, lanes: int, params: Params) -> None:
     axes = collapsed(copy.shape, [copy.read.steps, copy.write.steps])
     tiled = interleaving(axes, lanes) or transposition(axes, lanes)
-    if tiled is not None:
+    if tiled is not None and current() is None:
         tiled.emit(source, copy.read.first, target, copy.write.first, params)
         return
-    loops = nest(axes, lanes, 1)
+    loops = nest(axes, lanes, 1, current())
     with points(loops, params.symbols.dim) as (index, at):
         value = read(source, offset(axes, 0, index, at) + copy.read.first,
                      loops.inner.steps[0], loops.lanes)  # fmt: skip

@@ -17,7 +17,7 @@ from qcompiler.ops import IntLinear, IntMatmul, Linear, Matmul
 from qcompiler.types import Dim as GraphDim
 
 from .algebra import TIR, Primitives, Value, dtype_bits, number
-from .build import Buffer, Expr, function, vector
+from .build import Buffer, Expr, function, local, vector
 from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import UNROLL, Axis, broadcast_steps, contiguous, nest, offset, points, read, write
@@ -99,9 +99,10 @@ class _Region:
             axes = [Axis(1, tuple(0 for _ in walks))]
         nodes = [*self.site.body, *self.leaves]
         widest = max(dtype_bits(n.tensor.dtype.value) for n in nodes)
-        loops = nest(axes, self.primitives.lanes(widest) * UNROLL, self.reduced[0])
+        loops = nest(axes, self.primitives.lanes(widest) * UNROLL, self.reduced[0],
+                     self.primitives.grid)  # fmt: skip
         made: list[Any] = []
-        with function("product", made) as params:
+        with function("product", made, self.primitives.grid) as params:
             *flat, target = params.flat(*operands, result)
             of = dict(zip(self.leaves, flat, strict=True))
             with points(loops, params.symbols.dim) as (index, at):
@@ -125,7 +126,7 @@ class _Region:
         n, (size, walk) = TIR(self.primitives), self.reduced
         a, b, *bias = self.anchor.inputs
         dtype = self.anchor.tensor.dtype.value
-        total = T.alloc_buffer((lanes,), dtype)
+        total = local(lanes, dtype)
         write(total, 0, 1, number(0, dtype), lanes)
         with T.serial(0, size) as k:
             x, y = (

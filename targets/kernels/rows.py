@@ -3,13 +3,14 @@
 A value that differs along the row is a recipe for any piece of it (`Row`); a reduction is a loop
 over the pieces. Rows are cut into pieces of 16 elements, the lanes of the summation law; where
 their number is no multiple of 16 the last piece overlaps the one before it, and a sum takes only
-what is new in it.
+what is new in it. On a GPU 16 threads share a row, and a piece is an element of each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,22 +23,39 @@ from qcompiler.op import Elementwise, RowOp
 from qcompiler.types import Dim as GraphDim
 from qcompiler.types import TensorType
 
-from .algebra import TIR, Primitives, Value, bind, dtype_of, literal, number, widened
-from .build import Buffer, Expr, Symbols, function, scratch, tasks, unravel, vector
+from .algebra import (
+    TIR,
+    Primitives,
+    Value,
+    bind,
+    dtype_bits,
+    dtype_of,
+    literal,
+    number,
+    widened,
+)
+from .build import Buffer, Expr, Symbols, function, local, scratch, tasks, unravel, vector
 from .formula import evaluate, scalar, supported, uses
+from .grid import exchanged, guarded, teams
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import SERIAL_WORK, Axis, broadcast_steps, collapsed, read, write
 
 # Passes over a row, roughly: to compare the work with that of an elementwise kernel.
 PASSES = 8
+# Pieces of a row whose kept values stay in a thread's registers, of which it has 255.
+UNROLLED_PIECES = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """`lanes` neighbouring elements of the row, from `start` on; what is known of them."""
+    """`lanes` neighbouring elements of the row, from `start` on; what is known of them.
+
+    slot: where their kept values are in what is stored of a row.
+    """
 
     start: Expr
     lanes: int
+    slot: Expr
     values: dict[Row, Value] = field(default_factory=dict)
 
 
@@ -85,6 +103,11 @@ class RowTIR:
     dtype: str = "float32"  # of the operand that is reduced
     unstored: dict[Row, Buffer] = field(default_factory=dict)
 
+    @property
+    def width(self) -> int:
+        """Elements of a whole piece."""
+        return arith.LANES
+
     const = _lifted("const")
     add = _lifted("add")
     sub = _lifted("sub")
@@ -128,32 +151,40 @@ class RowTIR:
         return self.n.where(wins, a, b)
 
     def _largest(self, x: Any, dtype: str, larger: Callable[[Value, Value], Value]) -> Value:
-        best = _Accumulator(number(_least(dtype), dtype), min(arith.LANES, self.size))
+        best = Accumulator(number(_least(dtype), dtype), min(self.width, self.size))
 
         def seen(piece: Piece, fresh: int) -> None:
             best.set(larger(_on(x, piece), best.get()))
 
         self.sweep(seen)
-        lanes = best.lanes
-        value = best.get()
-        while lanes > 1:
-            # Any order will do: halves overlap where the number of lanes is odd.
-            half = -(-lanes // 2)
-            value = larger(_part(value, 0, half), _part(value, lanes - half, half))
-            lanes = half
+        value = self.folded_max(best.get(), best.lanes, larger)
         if not dtype.startswith("float"):
             return value
         zero = number(0.0, dtype)
         return self.n.where(self.n.eq(value, zero), zero, value)
 
+    def folded_max(
+        self, value: Value, lanes: int, larger: Callable[[Value, Value], Value]
+    ) -> Value:
+        """The largest lane. Any order will do: halves overlap where their number is odd."""
+        while lanes > 1:
+            half = -(-lanes // 2)
+            value = larger(_part(value, 0, half), _part(value, lanes - half, half))
+            lanes = half
+        return value
+
     def row_sum(self, x: Any, /) -> Value:
-        total = _Accumulator(number(0.0, self.dtype), arith.LANES)
+        total = Accumulator(number(0.0, self.dtype), self.width)
 
         def added(piece: Piece, fresh: int) -> None:
-            total.set(self.n.add(total.get(), _last(_on(x, piece), piece.lanes, fresh)))
+            total.set(self.n.add(total.get(), self.fresh(_on(x, piece), piece.lanes, fresh)))
 
         self.sweep(added)
-        value, lanes = total.get(), arith.LANES
+        return self.folded_sum(total.get())
+
+    def folded_sum(self, value: Value) -> Value:
+        """The tree of the law over the 16 lanes."""
+        lanes = arith.LANES
         while lanes > 1:
             lanes //= 2
             value = self.n.add(_part(value, 0, lanes), _part(value, lanes, lanes))
@@ -163,25 +194,37 @@ class RowTIR:
         """Stored by the first loop that computes it, read by all later ones."""
         if not isinstance(x, Row):
             return x
-        room = scratch(self.size, self.dtype)
+        room = self.room()
 
         def compute(piece: Piece) -> Value:
             if kept not in self.unstored:
-                return bind(vector(room, piece.start, piece.lanes))
+                return bind(vector(room, piece.slot, piece.lanes))
             value = widened(x.at(piece), piece.lanes)
-            write(room, piece.start, 1, value, piece.lanes)
+            write(room, piece.slot, 1, value, piece.lanes)
             return value
 
         kept = Row(compute)
         self.unstored[kept] = room
         return kept
 
+    def room(self) -> Buffer:
+        """Memory for the values of a row."""
+        return scratch(self.size, self.dtype)
+
+    def fresh(self, value: Value, lanes: int, count: int) -> Value:
+        """The last `count` lanes of a piece as the first of 16, the others 0."""
+        return _last(value, lanes, count)
+
+    def once(self) -> AbstractContextManager[Any]:
+        """For code of the row as a whole."""
+        return nullcontext()
+
     def sweep(self, body: Callable[[Piece, int], None]) -> None:
         """body(piece, how many of its elements, the last ones, no earlier piece had)."""
         seen: set[Row] = set()
 
         def run(start: Expr, lanes: int, fresh: int) -> None:
-            piece = Piece(start, lanes)
+            piece = Piece(start, lanes, start)
             body(piece, fresh)
             seen.update(piece.values)
 
@@ -198,8 +241,71 @@ class RowTIR:
             self.unstored.pop(row, None)
 
 
+@dataclass(frozen=True, eq=False)
+class TeamTIR(RowTIR):
+    """`arith.RowAlgebra` for a row that 16 threads of a warp share: each is a lane of the law.
+
+    lane: which of them this thread is.
+    """
+
+    lane: Expr = None
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    def folded_max(
+        self, value: Value, lanes: int, larger: Callable[[Value, Value], Value]
+    ) -> Value:
+        return self._folded(larger, value)
+
+    def folded_sum(self, value: Value) -> Value:
+        """Every thread has the sum: an addition is the same in either order."""
+        return self._folded(self.n.add, value)
+
+    def _folded(self, rule: Callable[[Value, Value], Value], value: Value) -> Value:
+        dtype, distance = dtype_of(value), arith.LANES
+        # Exchanges are of 32 or 64 bits.
+        passed = dtype if dtype_bits(dtype) >= 32 else "int32"
+        while distance > 1:
+            distance //= 2
+            other = exchanged(self.n.cast(value, passed), passed, distance, arith.LANES)
+            value = rule(value, self.n.cast(other, dtype))
+        return value
+
+    def room(self) -> Buffer:
+        return local(-(-self.size // arith.LANES), self.dtype)
+
+    def fresh(self, value: Value, lanes: int, count: int) -> Value:
+        return value
+
+    def once(self) -> AbstractContextManager[Any]:
+        return guarded(self.lane == 0)
+
+    def sweep(self, body: Callable[[Piece, int], None]) -> None:
+        seen: set[Row] = set()
+
+        def run(k: Expr) -> None:
+            piece = Piece(k * arith.LANES + self.lane, 1, k)
+            body(piece, 1)
+            seen.update(piece.values)
+
+        whole, rest = divmod(self.size, arith.LANES)
+        if whole == 1:
+            run(0)
+        elif whole:
+            # Unrolled, or what is kept of the row could not stay in registers.
+            with T.unroll(0, whole) if whole <= UNROLLED_PIECES else T.serial(0, whole) as k:
+                run(k)
+        if rest:
+            with guarded(self.lane < rest):
+                run(whole)
+        for row in seen:
+            self.unstored.pop(row, None)
+
+
 @dataclass(frozen=True)
-class _Accumulator:
+class Accumulator:
     """A vector that a loop updates."""
 
     start: Value
@@ -207,8 +313,7 @@ class _Accumulator:
     room: Buffer = None
 
     def __post_init__(self) -> None:
-        room = T.alloc_buffer((self.lanes,), dtype_of(self.start))
-        object.__setattr__(self, "room", room)
+        object.__setattr__(self, "room", local(self.lanes, dtype_of(self.start)))
         self.set(self.start)
 
     def get(self) -> Value:
@@ -237,7 +342,7 @@ def _last(value: Value, lanes: int, fresh: int) -> Value:
         zero = literal(number(0.0, dtype))
         order = [lanes - fresh + j if j < fresh else lanes for j in range(arith.LANES)]
         return bind(T.Shuffle([value, T.broadcast(zero, lanes)], order))
-    room = T.alloc_buffer((arith.LANES,), dtype)
+    room = local(arith.LANES, dtype)
     write(room, 0, 1, number(0.0, dtype), arith.LANES)
     write(room, 0, 1, value, lanes)
     return bind(vector(room, 0, arith.LANES))
@@ -319,11 +424,11 @@ class _Region:
         whole = broadcast_steps(shape, shape)
         outer = collapsed(shape[:-1], [s[:-1] for s in (*steps, whole)])
         made: list[Any] = []
-        with function("rows", made) as params:
+        with function("rows", made, self.primitives.grid) as params:
             buffers = params.flat(*operands, *results)
             count = self._count(outer, params.symbols)
             work = size * PASSES * math.prod(a.extent for a in outer if isinstance(a.extent, int))
-            with tasks(count, work >= SERIAL_WORK) as row:
+            with self._each(size, count, work >= SERIAL_WORK) as (row, algebra):
                 extents = [params.symbols.dim(a.extent) for a in outer]
                 index = unravel(row, extents)
                 starts = [
@@ -331,8 +436,20 @@ class _Region:
                     for k in range(len(steps))
                 ]
                 inner = [s[-1] for s in steps]
-                self._row(size, row, buffers, starts, inner)
+                self._row(algebra, row, buffers, starts, inner)
         return made[0]
+
+    @contextmanager
+    def _each(self, size: int, count: Expr, parallel: bool) -> Iterator[tuple[Expr, RowTIR]]:
+        """The code for one row is written inside."""
+        grid, n = self.primitives.grid, TIR(self.primitives)
+        dtype = self.reduction.inputs[0].tensor.dtype.value
+        if grid is not None:
+            with teams(count, arith.LANES, grid) as (row, lane):
+                yield row, TeamTIR(n, size, dtype, lane=lane)
+            return
+        with tasks(count, parallel) as row:
+            yield row, RowTIR(n, size, dtype)
 
     def _count(self, outer: Sequence[Axis], symbols: Symbols) -> Expr:
         count: Expr = 1
@@ -340,12 +457,10 @@ class _Region:
             count = count * symbols.dim(axis.extent)
         return count
 
-    def _row(self, size: int, row: Expr, buffers: Sequence[Buffer], starts: Sequence[Expr],
+    def _row(self, algebra: RowTIR, row: Expr, buffers: Sequence[Buffer], starts: Sequence[Expr],
              inner: Sequence[int]) -> None:  # fmt: skip
         """The code for one row."""
         views, of = self.views, dict(zip(self.leaves, buffers, strict=False))
-        operand_type = self.reduction.inputs[0].tensor.dtype.value
-        algebra = RowTIR(TIR(self.primitives), size, operand_type)
 
         def load(leaf: Node, shape: tuple[GraphDim, ...]) -> Any:
             k = views.index((leaf, shape))
@@ -377,7 +492,8 @@ def _stored(algebra: RowTIR, results: Sequence[tuple[Buffer, Any]], row: Expr) -
     """Rows are stored piece by piece, values for the whole row once."""
     for target, value in results:
         if not isinstance(value, Row):
-            write(target, row, 1, value, 1)
+            with algebra.once():
+                write(target, row, 1, value, 1)
     rows = [(target, value) for target, value in results if isinstance(value, Row)]
     if not rows:
         return

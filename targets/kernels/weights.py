@@ -24,7 +24,7 @@ from qcompiler.types import DType
 
 from .dot import Dot
 from .geometry import Conv, Linear
-from .plan import channelwise, packing_of
+from .plan import packing_of
 
 if TYPE_CHECKING:
     import torch
@@ -122,19 +122,19 @@ def moved(dot: Dot, codes: tuple[int, int]) -> int | None:
     low, high = DType(dot.a_dtype).limits
     if codes[1] - codes[0] > high - low:
         return None
+    if dot.moves:
+        return next((m for m in dot.moves if low <= codes[0] + m and codes[1] + m <= high), None)
     return max(low - codes[0], 0) or min(high - codes[1], 0)
 
 
 def chosen(
-    isa: Sequence[Dot], weight: torch.Tensor, g: Conv | Linear, codes: tuple[int, int]
+    isa: Sequence[Dot], weight: torch.Tensor, codes: tuple[int, int]
 ) -> tuple[Dot, int] | None:
     """The first dot, the fastest being first, that is exact for codes in this range, and what is
     added to them for it; of equally fast ones, one that takes them as they are."""
     best: tuple[Dot, int] | None = None
     for dot in isa:
         if dot.acc_dtype != "int32" or dot.b_dtype != "int8":
-            continue
-        if isinstance(g, Conv) and g.depthwise and dot.depth > 2:
             continue
         if best is not None and _speed(dot) != _speed(best[0]):
             break
@@ -156,4 +156,4 @@ def packing_for(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:
     return Packing(*packing_of(g, dot, in_dtype))
 
 
-__all__ = ["Weight", "channelwise", "chosen", "code_range", "packing_for", "proven"]
+__all__ = ["Weight", "chosen", "code_range", "moved", "packing_for", "proven"]

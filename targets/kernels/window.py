@@ -21,7 +21,7 @@ from qcompiler.types import Dim as GraphDim
 from qcompiler.types import DType
 
 from .algebra import TIR, Primitives, Value, dtype_bits, number
-from .build import Buffer, Expr, Operand, function, vector
+from .build import Buffer, Expr, Operand, function, local, vector
 from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import UNROLL, Axis, broadcast_steps, contiguous, nest, offset, points, read, write
@@ -132,7 +132,7 @@ class _Accumulator:
 
     @staticmethod
     def of(start: np.generic, lanes: int) -> _Accumulator:
-        made = _Accumulator(T.alloc_buffer((lanes,), start.dtype.name), lanes)
+        made = _Accumulator(local(lanes, start.dtype.name), lanes)
         made.set(start)
         return made
 
@@ -264,9 +264,9 @@ class _Region:
         steps = [broadcast_steps(dims(s), result.shape) for _, s in self.views]
         steps.append(contiguous(result.shape))
         axes = [Axis(d, tuple(s[k] for s in steps)) for k, d in enumerate(result.shape)]
-        loops = nest(axes, self.lanes, self._work())
+        loops = nest(axes, self.lanes, self._work(), self.primitives.grid)
         made: list[Any] = []
-        with function(self.anchor.op.kind, made) as params:
+        with function(self.anchor.op.kind, made, self.primitives.grid) as params:
             flat = params.flat(*operands, *tables, result)
             of = dict(zip(self.leaves, flat, strict=False))
             shaped = [

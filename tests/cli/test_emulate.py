@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import qcompiler as qc
-from qcompiler.targets.emulation import EmulationError, arm
+from qcompiler.targets.emulation import EmulationError, arm, cuda
 
 
 def test_an_arm_program_runs_and_verifies(made, cli) -> None:
@@ -27,6 +27,24 @@ def test_an_arm_program_runs_and_verifies(made, cli) -> None:
         # Not the same graph: sdot needs no proof of 16-bit sums, so weights have other scales.
         assert np.allclose(there[name], here, atol=0.02)
     done = cli("verify", "a.qcm", "--emulate")
+    assert done.code == 0 and done.out.endswith("verified\n")
+
+
+def test_a_cuda_program_runs_and_verifies(made, cli, monkeypatch) -> None:
+    """The CUDA emulator is a device of this process from then on."""
+    reason = cuda.available()
+    if reason is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv("QC_NVCC", "")
+    data = made / "data.npz"
+    arguments = ("compile", "shop:net", "--target", "cuda-sm80", "--calibration", data)
+    assert cli(*arguments, "-o", "g.qcm").code == 0
+    assert cli("run", "g.qcm", made / "x.npz", "-o", "y.npz", "--emulate").code == 0
+    with np.load("y.npz") as there, np.load(made / "x.npz") as x:
+        here = qc.load(made / "m.qcm")(x["input"])
+        (name,) = there.files
+        assert np.allclose(there[name], here, atol=0.02)
+    done = cli("verify", "g.qcm", "--emulate")
     assert done.code == 0 and done.out.endswith("verified\n")
 
 

@@ -204,7 +204,7 @@ def test_a_float_region_dequantizes_a_residual() -> None:
 def chosen(x: Node, w: Node) -> str:
     weight = Weight.of(w)
     assert weight is not None
-    product = Product.of(IntLinear(0)(x, w), weight, TARGET.isa)
+    product = Product.of(IntLinear(0)(x, w), weight, TARGET)
     assert isinstance(product, Product)
     return product.dot.name
 

@@ -20,7 +20,8 @@ TRIPLE = "x86_64-linux-gnu"
 
 def test_names() -> None:
     arm = ("armv8-a", "armv8.2-dotprod", "armv8.6-i8mm")
-    assert targets.names() == ("native", "x86-64-v3", *arm) == qc.targets()
+    gpus = ("cuda-sm80", "cuda-sm90")
+    assert targets.names() == ("native", "x86-64-v3", *arm, *gpus) == qc.targets()
 
 
 @pytest.mark.parametrize("name", targets.PLANNED)
