@@ -5,7 +5,7 @@ import inspect
 import torch
 
 import qcompiler as qc
-from qcompiler.targets.base import CPU_FAMILIES, REFUSALS, Target
+from qcompiler.targets.base import FAMILIES, REFUSALS, Target
 from qcompiler.targets.kernels import anchors
 from qcompiler.targets.kernels.algebra import Primitives, fenced_product
 from qcompiler.targets.kernels.dot import Dot, float_products, integer_products
@@ -34,7 +34,7 @@ def toy() -> Target:
         primitives=Primitives(product=fenced_product, bits=128),
         features=("sse2",),
         support=REFUSALS,
-        kernels=tuple(family.lower for family in CPU_FAMILIES),
+        kernels=tuple(family.lower for family in FAMILIES),
         packings=anchors.packing,
     )
 
