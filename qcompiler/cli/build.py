@@ -134,14 +134,14 @@ def targets() -> None:
     table = Table(show_lines=True)
     table.add_column("target", no_wrap=True)
     table.add_column("instructions", min_width=len("mma_m16n8k32,"))
-    for heading in ("integer", "float", "runs here", "emulated here"):
+    for heading in ("ops", "runs here", "emulated here"):
         table.add_column(heading, overflow="fold")
     kinds = [(t.integer_ops, t.float_ops) for t in machines.DONE]
     letters = {kind: chr(ord("A") + k) for k, kind in enumerate(dict.fromkeys(kinds))}
     for target in machines.DONE:
         table.add_row(
             target.name, ", ".join(d.name for d in target.isa),
-            *[letters[target.integer_ops, target.float_ops]] * 2, running(target, here),
+            letters[target.integer_ops, target.float_ops], running(target, here),
             emulation(target),
         )  # fmt: skip
     Console().print(table)
