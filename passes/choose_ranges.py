@@ -18,6 +18,7 @@ from qcompiler.types import DType, QParams, Scheme, Sym
 
 from .intervals import Range, hull, intervals, width, within
 from .range_methods import Codes, choose_range
+from .row_codes import row_notes
 from .share_scales import deciders, shared_scales
 from .weight_scales import Layer, weight_params
 
@@ -41,6 +42,7 @@ class ChooseRanges(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         notes = activation_notes(graph, ctx.recipe)
+        notes |= row_notes(graph, ctx)
         notes |= weight_notes(graph, notes, ctx)
         notes |= matmul_notes(graph, notes)
         return graph.noted(notes)
@@ -104,7 +106,7 @@ def weight_notes(graph: Graph, activations: Mapping[Node, Note], ctx: Context) -
         require_finite(users)
         layers = [Layer.of(u, _scheme(u.inputs[0], activations)) for u in users]
         try:
-            params = weight_params(layers, scheme, ctx.target)
+            params = weight_params(layers, scheme, ctx)
         except arith.ArithError as e:
             notes[weight] = replace(weight.note, scheme=None)
             notes |= {u: replace(u.note, precision=DType.FLOAT32, reason=str(e)) for u in users}

@@ -18,7 +18,7 @@ def integer(node: Node) -> bool:
 def through_codes(node: Node, scheme: Scheme) -> Node:
     """x => dequantize(quantize(x)) by the scheme; per row where it is dynamic."""
     if scheme.dynamic:
-        made = DynamicQuantize()(node, name=f"{node.name}.rows")
+        made = DynamicQuantize(scheme.qmax)(node, name=f"{node.name}.rows")
         codes = Get(0)(made, name=f"{node.name}.q")
         scale = Get(1)(made, name=f"{node.name}.scale")
         zero = const(0, name=f"{node.name}.zero")

@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from qcompiler import arith
+from qcompiler.context import Context
 from qcompiler.graph import Node
 from qcompiler.ops import Const, Conv2d
-from qcompiler.target import Target
-from qcompiler.types import DType, QParams, Scheme
+from qcompiler.target import Sums
+from qcompiler.types import Dim, QParams, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Of weights that are all zero.
+POWER_MIN = 2.0**-120
 
 
 @dataclass(frozen=True)
 class Operand:
     """The activation codes a layer multiplies its weights with.
 
-    scale: None where it is computed at run time; the bias is then added in float.
+    scale: None where it is computed at run time; the bias is then added in float. noise: what
+    rounding to these codes adds, as a share of the tensor's power. finest: the same where all
+    codes of their type are used.
     """
 
-    dtype: DType
     qmin: int
     qmax: int
     zero_point: int
     scale: float | None
+    noise: float
+    finest: float
 
     @staticmethod
-    def of(scheme: Scheme) -> Operand:
+    def of(node: Node, scheme: Scheme) -> Operand:
         if scheme.params is None:
-            return Operand(scheme.dtype, scheme.qmin, scheme.qmax, 0, None)
-        p = scheme.params
-        return Operand(scheme.dtype, p.qmin, p.qmax, p.zero_point, p.scale[0])
+            finest = _normal_noise(node.tensor.shape[-1], scheme.dtype.limits[1])
+            noise = _normal_noise(node.tensor.shape[-1], scheme.qmax)
+            return Operand(scheme.qmin, scheme.qmax, 0, None, noise, finest)
+        p, stats = scheme.params, node.note.stats
+        power = stats.variance + stats.mean**2 if stats is not None and stats.seen else 0.0
+        noise = p.scale[0] ** 2 / 12 / power if power > 0 else 0.0
+        return Operand(p.qmin, p.qmax, p.zero_point, p.scale[0], noise, noise)
+
+
+def _normal_noise(count: Dim, qmax: int) -> float:
+    """The noise of `count` values of a normal distribution whose largest becomes qmax.
+
+    That is about `sqrt(2 ln count)` deviations, and steps of s add `s^2 / 12`. Rows with outliers
+    have more noise, beside which that of weights counts less.
+    """
+    values = count if isinstance(count, int) else 2
+    return 2 * math.log(max(values, 2)) / qmax**2 / 12
 
 
 @dataclass(frozen=True)
@@ -49,71 +73,110 @@ class Layer:
     @staticmethod
     def of(node: Node, scheme: Scheme | None) -> Layer:
         """node: its weight is Const. scheme: that of its activation."""
-        x, (w, *biases) = Operand.of(scheme) if scheme else None, node.inputs[1:]
+        x, (w, *biases) = Operand.of(node.inputs[0], scheme) if scheme else None, node.inputs[1:]
         assert isinstance(w.op, Const)
         static = x is not None and x.scale is not None
         bias = next((b.op.value for b in biases if static and isinstance(b.op, Const)), None)
         return Layer(node, x, w.op.value, bias)
 
-    def rows(self, values: Tensor, depth: int) -> Tensor:
-        """Weights [O, K] in the order a kernel reads them: row, column, then input channels,
-        these padded with zeros to a multiple of `depth` (see ops.Packing)."""
+    def rows(self, values: Tensor, rule: arith.SumRule | None) -> Tensor:
+        """Weights [O, K] in the order a kernel reads them: row, column, then input channels, these
+        padded with zeros to whole groups of the rule: none reaches into the next tap."""
         import torch.nn.functional as F
 
         if isinstance(self.node.op, Conv2d):
             values = values.permute(0, 2, 3, 1)
-        return F.pad(values, (0, -values.shape[-1] % depth)).flatten(1)
+        return F.pad(values, (0, -values.shape[-1] % (rule.block if rule else 1))).flatten(1)
+
+    @cached_property
+    def base(self) -> Tensor:
+        """float32 [O]: the scales that no proof constrains."""
+        return arith.weight_scales(self.weight, 0)
+
+    @cached_property
+    def rounding(self) -> Tensor:
+        """float64 [O]: the error of each channel at those, as a share of the weight's power."""
+        w = self.weight.detach().flatten(1)
+        error = arith.quantize_weight(w, self.base, 0) * self.base[:, None] - w
+        power = w.double().square().sum()
+        return error.double().square().sum(1) / power.clamp(min=POWER_MIN)
+
+    def least(self, sums: Sums) -> Tensor:
+        """float64 [O]: about the smallest scales at which these sums fit."""
+        values = self.rows(self.weight, sums.rule)
+        return arith.least_scale(values, sums.low, sums.high, sums.rule)
+
+    def loss(self, x: Operand, least: Tensor) -> float:
+        """About how many dB of signal-to-noise ratio these codes and scales of at least `least`
+        cost, against all codes and scales that no proof constrains."""
+        growth = (least / self.base).clamp(min=1).square()
+        noise = x.noise + float((self.rounding * growth).sum())
+        finest = x.finest + float(self.rounding.sum())
+        return 10 * math.log10(noise / finest) if finest > 0 else 0.0
 
 
-def weight_params(layers: Sequence[Layer], scheme: Scheme, target: Target | None) -> QParams:
+def weight_params(layers: Sequence[Layer], scheme: Scheme, ctx: Context) -> QParams:
     """Parameters of a weight that `layers` read: per channel the largest scale any of them needs.
 
     Raises ArithError where no scale will do; the reason is for the user to read.
     """
     import torch
 
-    scales = [_scales(layer, scheme, target) for layer in layers]
-    largest = torch.stack(scales).amax(0)
+    found = [_scales(layer, scheme, ctx) for layer in layers]
+    largest = torch.stack([scales for _, scales in found]).amax(0)
     magnitude = max(float(layer.weight.abs().max()) for layer in layers)
     if 0 < magnitude < scheme.qmax * arith.SCALE_MIN:
         raise arith.ArithError(
             f"its weights reach {magnitude:.3g} at most, too little for a scale of 2^-60 or more"
         )
-    for layer in layers:
-        _prove(layer, largest, scheme, target)
+    for layer, (sums, _) in zip(layers, found, strict=True):
+        _prove(layer, largest, scheme, sums)
     return QParams(tuple(largest.tolist()), 0, scheme.qmin, scheme.qmax, scheme.axis)
 
 
-def _scales(layer: Layer, scheme: Scheme, target: Target | None) -> Tensor:
+def _scales(layer: Layer, scheme: Scheme, ctx: Context) -> tuple[Sums | None, Tensor]:
+    """(what the layer's sums are proven for, its scales)."""
     x = layer.x
     if x is None:
-        return arith.weight_scales(layer.weight, 0, qmax=scheme.qmax)
-    rule, depth = _rule(x.dtype, scheme.dtype, target)
-    proof = arith.proof_scale(layer.rows(layer.weight, depth), scheme.qmax, x.qmin, x.qmax, rule)
-    return arith.weight_scales(
+        return None, arith.weight_scales(layer.weight, 0, qmax=scheme.qmax)
+    fast, exact = choices(x.qmin, x.qmax, ctx)
+    if ctx.recipe.sums_loss:
+        cheap = (s for s in fast if layer.loss(x, layer.least(s)) <= ctx.recipe.sums_loss)
+        sums = next(cheap, exact)
+    else:
+        sums = min(fast, key=_products, default=exact)
+    values = layer.rows(layer.weight, sums.rule)
+    proof = arith.proof_scale(values, scheme.qmax, sums.low, sums.high, sums.rule)
+    return sums, arith.weight_scales(
         layer.weight, 0, qmax=scheme.qmax, x_scale=x.scale, bias=layer.bias, proof=proof
     )
 
 
-def _prove(layer: Layer, scales: Tensor, scheme: Scheme, target: Target | None) -> None:
+def choices(low: int, high: int, ctx: Context) -> tuple[list[Sums], Sums]:
+    """(sums with a rule that are faster than the exact ones, the exact ones) for these codes."""
+    here = ctx.target.sums(low, high) if ctx.target is not None else ()
+    fast = list(takewhile(lambda sums: sums.rule is not None, here))
+    exact = next((sums for sums in here if sums.rule is None), Sums(None, low, high))
+    return fast, exact
+
+
+def _products(sums: Sums) -> int:
+    return sums.rule.products if sums.rule is not None else 0
+
+
+def _prove(layer: Layer, scales: Tensor, scheme: Scheme, sums: Sums | None) -> None:
     """Raises ArithError unless every sum with these scales fits where it is kept."""
     x = layer.x
-    if x is None:
+    if x is None or sums is None:
         return
-    rule, depth = _rule(x.dtype, scheme.dtype, target)
-    codes = layer.rows(arith.quantize_weight(layer.weight, scales, 0, scheme.qmax), depth)
-    if not bool(arith.fits(codes, x.qmin, x.qmax, rule).all()):
-        raise arith.ArithError(f"its weights do not satisfy {rule}")
+    codes = layer.rows(arith.quantize_weight(layer.weight, scales, 0, scheme.qmax), sums.rule)
+    if not bool(arith.fits(codes, sums.low, sums.high, sums.rule).all()):
+        raise arith.ArithError(f"its weights do not satisfy {sums.rule}")
     bias = None
     if layer.bias is not None and x.scale is not None:
         bias = arith.quantize_bias(layer.bias, x.scale, scales)
     low, high = arith.int32_bounds(codes, bias, x.zero_point, x.qmin, x.qmax)
     if not arith.fits_int32(low, high):
         worst = max(-int(low.min()), int(high.max()))
-        raise arith.ArithError(
-            f"its sums reach {worst} over {codes.shape[1]} products, beyond int32"
-        )
-
-
-def _rule(a: DType, b: DType, target: Target | None) -> tuple[arith.SumRule | None, int]:
-    return (None, 1) if target is None else (target.sum_rule(a, b), target.depth(a, b))
+        products = layer.weight[0].numel()
+        raise arith.ArithError(f"its sums reach {worst} over {products} products, beyond int32")

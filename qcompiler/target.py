@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from qcompiler.arith import SumRule
 from qcompiler.graph import Node
 from qcompiler.ops import Packing
-from qcompiler.types import DType
+
+
+@dataclass(frozen=True)
+class Sums:
+    """How one instruction adds products of int8 weights.
+
+    rule: what must be proven about them; None: nothing. low, high: bounds of the activation codes
+    as it takes them.
+    """
+
+    rule: SumRule | None
+    low: int
+    high: int
 
 
 class Target(Protocol):
@@ -22,11 +36,8 @@ class Target(Protocol):
     def refuses_integer(self, node: Node) -> str | None:
         """Why the integer form of a float node has no kernel here; None when it has."""
 
-    def sum_rule(self, a: DType, b: DType) -> SumRule | None:
-        """What the fast instruction for codes a x b adds in 16 bits; None: nothing."""
-
-    def depth(self, a: DType, b: DType) -> int:
-        """How many adjacent products along the reduction axis one accumulator lane takes."""
+    def sums(self, low: int, high: int) -> Sequence[Sums]:
+        """The instructions for activation codes in [low, high] and int8 weights, fastest first."""
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""

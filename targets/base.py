@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from qcompiler.arith import SumRule
 from qcompiler.graph import Graph, Node
 from qcompiler.op import Float as FloatRule
 from qcompiler.op import Op, kind_of
@@ -39,12 +38,14 @@ from qcompiler.ops import (
     Tuple,
     Unpack,
 )  # fmt: skip
-from qcompiler.types import DType, Sym, TensorType, Type
+from qcompiler.target import Sums
+from qcompiler.types import Sym, TensorType, Type
 
 from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
 from .kernels.algebra import Primitives
 from .kernels.dot import Dot
 from .kernels.launch import Answer, Kernel, Launch, Machine, Miss, Site, Templates
+from .kernels.weights import moved, takes_codes
 
 # What a template takes goes to it; the plain loops of `products` get the rest.
 FAMILIES = (anchors, products, elementwise, rows, window, movement, gather, cumsum)
@@ -166,20 +167,10 @@ class Target:
         form = INTEGER_FORMS.get(type(node.op))
         return self.support.get(form) if form else None
 
-    def _fast(self, a: DType, b: DType) -> Dot | None:
-        """The instruction on these codes whose proof asks least of the weights."""
-        fitting = [d for d in self.isa if (d.a_dtype, d.b_dtype) == (a.value, b.value)]
-        return min(fitting, key=lambda d: d.sums.products if d.sums else 0, default=None)
-
-    def sum_rule(self, a: DType, b: DType) -> SumRule | None:
-        """What the fast instruction for codes a x b adds in 16 bits; None: nothing."""
-        dot = self._fast(a, b)
-        return dot.sums if dot else None
-
-    def depth(self, a: DType, b: DType) -> int:
-        """How many adjacent products along the reduction axis one accumulator lane takes."""
-        dot = self._fast(a, b)
-        return dot.depth if dot else 1
+    def sums(self, low: int, high: int) -> tuple[Sums, ...]:
+        """How the instructions for codes in [low, high] and int8 weights add, fastest first."""
+        added = [(dot, moved(dot, (low, high))) for dot in self.isa if takes_codes(dot)]
+        return tuple(Sums(d.sums, low + m, high + m) for d, m in added if m is not None)
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""

@@ -30,6 +30,7 @@ from qcompiler.ops import (
 )
 from qcompiler.recipe import recipe_of
 from qcompiler.rewrite import named
+from qcompiler.target import Sums
 from qcompiler.types import DType, TensorType
 
 
@@ -44,11 +45,8 @@ class ToyTarget:
     def refuses_integer(self, node: Node) -> str | None:
         return None
 
-    def sum_rule(self, a: DType, b: DType) -> SumRule | None:
-        return SumRule(2)
-
-    def depth(self, a: DType, b: DType) -> int:
-        return 4
+    def sums(self, low: int, high: int) -> tuple[Sums, ...]:
+        return (Sums(SumRule(2), low, high),)
 
     def packing(self, node: Node) -> Packing | None:
         return Packing(16, 4)

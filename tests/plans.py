@@ -12,6 +12,7 @@ from qcompiler.passes.choose_ranges import choose_ranges
 from qcompiler.recipe import RangeMethod, recipe_of
 from qcompiler.rewrite import named
 from qcompiler.stats import Stats
+from qcompiler.target import Sums
 from qcompiler.types import DType, QParams, Scheme, TensorType
 
 U8 = Scheme(DType.UINT8, 0, 255)
@@ -33,11 +34,8 @@ class Toy:
     def refuses_integer(self, node: Node) -> str | None:
         return None
 
-    def sum_rule(self, a: DType, b: DType) -> arith.SumRule | None:
-        return self.rule if a is DType.UINT8 else None
-
-    def depth(self, a: DType, b: DType) -> int:
-        return 4
+    def sums(self, low: int, high: int) -> tuple[Sums, ...]:
+        return (Sums(self.rule, low, high),) if low >= 0 else ()
 
     def packing(self, node: Node) -> Packing | None:
         return Packing(1, 4)

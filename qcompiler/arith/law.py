@@ -109,14 +109,13 @@ def rescale(n: Algebra[V], acc: V, sx: V | float, sw: V | float) -> V:
     return n.mul(n.cast(acc, "float32"), n.mul(value(n, sx), value(n, sw)))
 
 
-def dynamic_quantize(n: RowAlgebra[V], x: V, bits: int = 8) -> tuple[V, V]:
+def dynamic_quantize(n: RowAlgebra[V], x: V, qmax: int = 127) -> tuple[V, V]:
     """Symmetric codes per row (last axis): (int8 codes in [-qmax, qmax], float32 row scale).
 
-    `sx = absmax * float32(1 / qmax)`, `inv = qmax / absmax` (one IEEE division), qmax 127 for 8
-    bits and 63 for 7. A row whose absmax is below 2^-100 gets codes 0 and sx 0. NaN is left out of
-    absmax and gets code -qmax.
+    `sx = absmax * float32(1 / qmax)`, `inv = qmax / absmax` (one IEEE division), qmax in 1..127.
+    A row whose absmax is below 2^-100 gets codes 0 and sx 0. NaN is left out of absmax and gets
+    code -qmax.
     """
-    qmax = (1 << (bits - 1)) - 1
     absmax = n.keep(n.row_max(n.abs(x)))
     tiny = n.lt(absmax, n.const(ABSMAX_MIN))
     zero, top = n.const(0.0), n.const(float(qmax))

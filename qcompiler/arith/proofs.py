@@ -49,6 +49,11 @@ class SumRule:
         return self.products // self.runs
 
     @property
+    def block(self) -> int:
+        """Elements along the reduction axis from one set of groups to the next."""
+        return self.runs * max(self.stride, self.neighbours)
+
+    @property
     def together(self) -> SumRule:
         """The same limits for products that lie side by side."""
         return replace(self, runs=1, stride=0)
@@ -100,6 +105,20 @@ def proof_scale(w: Tensor, qmax: int, a_lo: int, a_hi: int, rule: SumRule | None
     return scale
 
 
+def least_scale(w: Tensor, a_lo: int, a_hi: int, rule: SumRule | None) -> Tensor:
+    """float64 [C]: about the smallest scale at which all groups fit, 0 where there is no rule.
+
+    w: float [C, K] in memory order. That of `proof_scale` but for the rounding of codes.
+    """
+    if rule is None:
+        return torch.zeros(w.shape[0], dtype=torch.float64)
+    groups, low, high = _groups(w.detach().float(), rule), min(a_lo, 0), max(a_hi, 0)
+    positive, negative = groups.clamp(min=0).sum(-1), -groups.clamp(max=0).sum(-1)
+    above = (high * positive - low * negative).amax(1) / rule.hi
+    below = (high * negative - low * positive).amax(1) / -min(rule.lo, -1)
+    return torch.maximum(above, below).double()
+
+
 def int32_bounds(
     w_codes: Tensor, bias: Tensor | None, zero_point: int, a_lo: int, a_hi: int
 ) -> tuple[Tensor, Tensor]:
@@ -146,11 +165,9 @@ def fits_int32(lo: Tensor | int, hi: Tensor | int) -> bool:
 def _groups(w: Tensor, rule: SumRule) -> Tensor:
     """[C, K] -> [C, groups, products], padded with zeros; at least one group."""
     channels, size = w.shape
-    step = max(rule.stride, rule.neighbours)
-    block = rule.runs * step
-    count = max(-(-size // block), 1)
-    padded = torch.nn.functional.pad(w, (0, count * block - size))
-    runs = padded.reshape(channels, count, rule.runs, step // rule.neighbours, rule.neighbours)
+    count = max(-(-size // rule.block), 1)
+    padded = torch.nn.functional.pad(w, (0, count * rule.block - size))
+    runs = padded.reshape(channels, count, rule.runs, -1, rule.neighbours)
     return runs.transpose(2, 3).reshape(channels, -1, rule.products)
 
 

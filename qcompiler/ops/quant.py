@@ -145,9 +145,7 @@ class Requantize(Elementwise):
             acc, m = xs
             return arith.requantize(n, acc, m, o.zero_point, o.qmin, o.qmax, to)
         acc, positive, negative = xs
-        return arith.requantize_select(
-            n, acc, positive, negative, o.zero_point, o.qmin, o.qmax, to
-        )
+        return arith.requantize_select(n, acc, positive, negative, o.zero_point, o.qmin, o.qmax, to)
 
 
 @dataclass(frozen=True)
@@ -317,18 +315,20 @@ class IntSumPool2d(Op):
 
 @dataclass(frozen=True)
 class DynamicQuantize(RowOp):
-    """Symmetric codes and one scale per row of the last axis: (int8 [..., K], float32 [..., 1])."""
+    """Codes in [-qmax, qmax] and one scale per row of the last axis: (int8 [..., K], float32
+    [..., 1])."""
 
-    bits: int = 8
+    qmax: int = 127
 
     def infer(self, *inputs: TensorType) -> TupleType:
         x = super().infer(*inputs)
         assert isinstance(x, TensorType)
+        self.expects(1 <= self.qmax <= DType.INT8.limits[1], "a qmax in 1..127", self.qmax)
         scale = TensorType((*x.shape[:-1], 1), DType.FLOAT32)
         return TupleType((TensorType(x.shape, DType.INT8), scale))
 
     def law(self, n: Any, *xs: Any) -> Any:
-        return arith.dynamic_quantize(n, xs[0], self.bits)
+        return arith.dynamic_quantize(n, xs[0], self.qmax)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def maddubs(group: int = 1) -> Dot:
         cycles=(2 * group + 1) / (3 * group),
         latency=1.0,
         accumulators=8 if group > 1 else 10,
+        temporaries=5 if group == 2 else 4,
         group=group,
         sums=SumRule(2 * group, runs=group, stride=4),
     )
@@ -88,6 +89,7 @@ MADDWD = Dot(
     cycles=0.67,
     latency=1.0,
     accumulators=12,
+    temporaries=2,
 )
 
 # The same for two activations: both operands lie in memory as int16, zero points subtracted.
@@ -122,4 +124,5 @@ FMA = Dot(
     cycles=0.5,
     latency=4.0,
     accumulators=12,
+    temporaries=1,
 )

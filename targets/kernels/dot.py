@@ -37,7 +37,8 @@ class Dot:
     features: LLVM target features the emission needs beyond its machine's least.
     cycles: reciprocal throughput per accumulator vector and instruction; latency: cycles from acc
     to acc. accumulators: how many stay in the vector registers beside the operands, by assembly.
-    registers: vector registers of the machine. by_lane: whether the instruction can repeat a word
+    registers: vector registers of the machine. temporaries: how many a step takes beside its
+    accumulators and weights. by_lane: whether the instruction can repeat a word
     of a register by itself, so that a group's first operands are loaded as one vector. moves: the
     only numbers its kernels can add to codes; empty: any.
     """
@@ -58,6 +59,7 @@ class Dot:
     features: tuple[str, ...] = ()
     rows: int = 1
     registers: int = 16
+    temporaries: int = 0
     by_lane: bool = False
     moves: tuple[int, ...] = ()
 
@@ -75,6 +77,18 @@ class Dot:
     def weight_width(self) -> int:
         """Bytes of one packed element."""
         return _bits(self.b_dtype) // 8
+
+    def fits(self, lines: int, vectors: int) -> bool:
+        """Whether a step of `lines` x `vectors` accumulators stays in registers.
+
+        Weights that several lines share are held for all of them.
+        """
+        weights = self.group * (vectors if lines > 1 else 1)
+        count = lines * vectors
+        live = count + weights + self.temporaries
+        return count <= max(self.accumulators, vectors) and (
+            live <= self.registers or count == vectors
+        )
 
     def portable(self) -> Dot:
         """The same dot with its semantics in place of the instruction: runs on any machine."""

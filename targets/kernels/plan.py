@@ -19,6 +19,9 @@ ROW_CYCLES = 1.0
 LOOP_CYCLES = 0.3
 # Vector loads a cycle, on every x86 core since Haswell.
 LOADS_PER_CYCLE = 2.0
+# What each of them adds however few they are: of equally many accumulators the squarest tiles are
+# fastest (GEMM 128 x 3072 x 768, maddubs2: 8x1 121 GMAC/s, 3x2 130; FMA: 8x1 43, 4x2 49).
+LOAD_CYCLES = 0.1
 # Narrower panels are preferred up to this ratio of estimated cycles: they fit more channel counts.
 PANEL_TOLERANCE = 1.01
 MAX_LANES = 32
@@ -116,15 +119,17 @@ class Work:
 def tile_cycles(work: Work, tile: Tile, dot: Dot) -> float:
     """Estimated cycles of one tile."""
     count = tile.lines(dot) * tile.vectors
-    step = max(count * dot.cycles, (tile.rows + tile.vectors) / LOADS_PER_CYCLE, dot.latency)
+    loads = tile.rows + tile.vectors
+    step = max(count * dot.cycles, loads / LOADS_PER_CYCLE, dot.latency) + loads * LOAD_CYCLES
     overhead = TILE_CYCLES + ROW_CYCLES * tile.rows
     return work.steps * (step + LOOP_CYCLES) + count * EPILOGUE_CYCLES + overhead
 
 
 def _tiles(vectors: int, work: Work, dot: Dot) -> Iterator[Tile]:
-    most = max(min(dot.accumulators // vectors * dot.rows, MAX_ROWS, work.known_rows), 1)
-    for rows in range(1, most + 1):
-        yield Tile(rows, vectors)
+    for rows in range(1, max(min(MAX_ROWS, work.known_rows), 1) + 1):
+        tile = Tile(rows, vectors)
+        if rows == 1 or dot.fits(tile.lines(dot), vectors):
+            yield tile
 
 
 def _best_tile(vectors: int, work: Work, dot: Dot) -> tuple[float, Tile | None]:

@@ -93,8 +93,7 @@ def _source_range(source: Node) -> tuple[int, int] | tuple[()] | None:
     if isinstance(source.op, Get):
         last = steps_of(source.inputs[0])[-1].op
         if isinstance(last, DynamicQuantize) and source.op.index == 0:
-            most = (1 << (last.bits - 1)) - 1
-            return -most, most
+            return -last.qmax, last.qmax
     return ()
 
 
@@ -117,6 +116,11 @@ def by_tap(weight: torch.Tensor) -> torch.Tensor:
     return flat.reshape(-1, flat.shape[-1])
 
 
+def takes_codes(dot: Dot) -> bool:
+    """Whether the dot multiplies codes with int8 weights."""
+    return dot.acc_dtype == "int32" and dot.b_dtype == "int8"
+
+
 def moved(dot: Dot, codes: tuple[int, int]) -> int | None:
     """The least that is added to codes so that the dot takes them; None: they are too many."""
     low, high = DType(dot.a_dtype).limits
@@ -133,9 +137,7 @@ def chosen(
     """The first dot, the fastest being first, that is exact for codes in this range, and what is
     added to them for it; of equally fast ones, one that takes them as they are."""
     best: tuple[Dot, int] | None = None
-    for dot in isa:
-        if dot.acc_dtype != "int32" or dot.b_dtype != "int8":
-            continue
+    for dot in filter(takes_codes, isa):
         if best is not None and _speed(dot) != _speed(best[0]):
             break
         added = moved(dot, codes)
@@ -156,4 +158,4 @@ def packing_for(g: Conv | Linear, dot: Dot, in_dtype: str) -> Packing:
     return Packing(*packing_of(g, dot, in_dtype))
 
 
-__all__ = ["Weight", "chosen", "code_range", "moved", "packing_for", "proven"]
+__all__ = ["Weight", "chosen", "code_range", "moved", "packing_for", "proven", "takes_codes"]

@@ -11,6 +11,7 @@ from plans import CTX, ROWS, Toy, chosen, layer, params, random_weights, source,
 from qcompiler import arith
 from qcompiler.graph import Node
 from qcompiler.ops import Const, Linear, const
+from qcompiler.target import Sums
 from qcompiler.types import DType
 
 
@@ -111,8 +112,8 @@ def test_rows_quantized_at_run_time_have_no_bias_constraint() -> None:
 
 @dataclass(frozen=True)
 class SignedToy(Toy):
-    def sum_rule(self, a: DType, b: DType) -> arith.SumRule | None:
-        return arith.SumRule(4) if a is DType.INT8 else None
+    def sums(self, low: int, high: int) -> tuple[Sums, ...]:
+        return (Sums(arith.SumRule(4), low, high),) if low < 0 else ()
 
 
 def test_rows_quantized_at_run_time_obey_the_rule_for_signed_codes() -> None:

@@ -334,9 +334,12 @@ def test_structural_ops_need_no_kernel() -> None:
 
 
 def test_facts_for_the_passes() -> None:
-    assert TARGET.sum_rule(DType.UINT8, DType.INT8).products == 2
-    assert TARGET.depth(DType.UINT8, DType.INT8) == 4
-    assert TARGET.sum_rule(DType.INT8, DType.INT8) is None
+    sums = TARGET.sums(0, 255)
+    assert [s.rule.products if s.rule else None for s in sums] == [8, 4, 2, None]
+    assert {(s.low, s.high) for s in sums} == {(0, 255)}
+    *moved, exact = TARGET.sums(-127, 127)
+    assert {(s.low, s.high) for s in moved} == {(0, 254)}
+    assert (exact.rule, exact.low, exact.high) == (None, -127, 127)
     assert TARGET.packing(Gelu()(floats(2, 4))) is None
     assert TARGET.refuses(Reshape((4, 2))(floats(2, 4))) is None
     assert TARGET.refuses_integer(Linear()(floats(2, 4), const(torch.ones(3, 4)))) is None

@@ -41,8 +41,8 @@ def row_ops(cases: Cases, x: Node, size: int) -> list[Node]:
     w, b = (const(torch.randn(size, generator=cases.rng)) for _ in range(2))
     outs = [Softmax()(x), Softmax(log=True)(x), LayerNorm(1e-5)(x, w, b), RmsNorm(1e-6)(x, w)]
     outs += [Reduce(by)(x) for by in Reduction]
-    for bits in (8, 7):
-        both = DynamicQuantize(bits)(x)
+    for qmax in (127, 63):
+        both = DynamicQuantize(qmax)(x)
         outs += [Get(0)(both), Get(1)(both)]
     return outs
 

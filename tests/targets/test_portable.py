@@ -1,4 +1,4 @@
-"""One INTEGER graph, quantized once: every target there is builds it and gives the same integers."""
+"""One INTEGER graph, quantized once: every target builds it and gives the same integers."""
 
 from pathlib import Path
 

@@ -1,0 +1,133 @@
+"""How fast sums are bought: fewer codes per row, larger weight scales, within the recipe's loss."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import qcompiler as qc
+from qcompiler import arith
+from qcompiler.graph import Graph, Node
+from qcompiler.ops import Const, DynamicQuantize, IntConv2d, IntLinear
+from qcompiler.recipe import Activations, Recipe, recipe_of
+from qcompiler.targets import get
+from qcompiler.targets.kernels.avx import FMA, MADDWD, MADDWD_WIDE
+from qcompiler.targets.kernels.weights import chosen
+
+V3 = get("x86-64-v3")
+WIDE = replace(V3, name="wide", isa=(MADDWD, MADDWD_WIDE, FMA))  # adds in 32 bits
+DYNAMIC = recipe_of("int8-dynamic")
+
+
+class Heads(nn.Module):
+    """Three linear layers that read one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(256, n, bias=False) for n in (64, 32, 48))
+        for head in self.heads:
+            nn.init.normal_(head.weight)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [head(x) for head in self.heads]
+
+
+def heads() -> tuple[Graph, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(64, 256)
+    return qc.trace(Heads().eval(), (x,)), x
+
+
+def quantized(graph: Graph, x: torch.Tensor, recipe: Recipe, target: object = V3) -> Graph:
+    return qc.quantize(graph, [x], target, recipe)
+
+
+def largest(graph: Graph) -> set[int]:
+    return {n.op.qmax for n in graph.nodes() if isinstance(n.op, DynamicQuantize)}
+
+
+def products(graph: Graph, codes: tuple[int, int]) -> list[int]:
+    """Of each layer, how many products the instruction that is exact for it adds in 16 bits."""
+    layers = [n for n in graph.nodes() if isinstance(n.op, IntLinear | IntConv2d)]
+    dots = [chosen(V3.isa, weight(n), codes) for n in layers]
+    return [d[0].sums.products if d and d[0].sums else 1 for d in dots]
+
+
+def weight(node: Node) -> torch.Tensor:
+    assert isinstance(node.inputs[1].op, Const)
+    return node.inputs[1].op.value
+
+
+def sqnr(graph: Graph, oracle: Graph, x: torch.Tensor) -> float:
+    ours, exact = (torch.cat(qc.interpret(g, x), -1).double() for g in (graph, oracle))
+    return float(10 * torch.log10(exact.square().sum() / (ours - exact).square().sum()))
+
+
+@pytest.mark.parametrize(("loss", "fast"), [(0.5, 1), (1.5, 2), (3.0, 4), (4.5, 8)])
+def test_the_loss_is_kept_and_buys_products(loss: float, fast: int) -> None:
+    graph, x = heads()
+    exact = quantized(graph, x, DYNAMIC, WIDE)
+    assert largest(exact) == {127}
+    made = quantized(graph, x, replace(DYNAMIC, sums_loss=loss))
+    (top,) = largest(made)
+    assert products(made, (-top, top)) == [fast] * 3
+    lost = sqnr(exact, graph, x) - sqnr(made, graph, x)
+    assert lost <= loss + 0.3  # rows are finite samples of what the rule assumes
+
+
+def test_fewer_codes_are_better_than_larger_scales_alone() -> None:
+    """With 8 products: -80..80 loses less than -127..127 (a dB in theory, passes/row_codes)."""
+    graph, x = heads()
+    made = quantized(graph, x, replace(DYNAMIC, sums_loss=4.5))
+    assert largest(made) < {88} | set(range(64, 97))
+    layer = nn.Linear(256, 64)
+    w = layer.weight.detach()
+    scales = [arith.least_scale(w, 0, 2 * q, arith.SumRule(8, runs=4, stride=4)) for q in (127, 80)]
+    assert torch.allclose(scales[0] / scales[1], torch.tensor(127 / 80, dtype=torch.float64))
+
+
+def test_instructions_that_add_in_32_bits_cost_nothing() -> None:
+    graph, x = heads()
+    made = quantized(graph, x, DYNAMIC, WIDE)
+    for node in made.nodes():
+        if isinstance(node.op, IntLinear):
+            assert int(weight(node).abs().amax(1).min()) == 127
+
+
+def test_a_recipe_without_loss_adds_the_fewest_products() -> None:
+    graph, x = heads()
+    made = quantized(graph, x, Recipe("plain", Activations.DYNAMIC))
+    assert largest(made) == {127}
+    assert products(made, (-127, 127)) == [2, 2, 2]
+
+
+def test_int8_fast_adds_more_products_than_int8() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 1)).eval()
+    for layer in (net[0], net[2]):
+        nn.init.normal_(layer.weight)
+    x = torch.randn(1, 16, 12, 12)
+    graph = qc.trace(net, (x,))
+    safe, fast = (quantized(graph, x, recipe_of(name)) for name in ("int8", "int8-fast"))
+    assert max(products(fast, (0, 255))) >= 4
+    assert sum(products(safe, (0, 255))) < sum(products(fast, (0, 255)))
+    model = qc.build(fast, V3)
+    assert torch.equal(model(x), qc.interpret(fast, x))
+
+
+@pytest.mark.parametrize("rule", [arith.SumRule(2), arith.SumRule(4, runs=2, stride=4)])
+def test_the_estimate_is_near_the_scale_that_is_proven(rule: arith.SumRule) -> None:
+    w = torch.randn(200, 96, generator=torch.Generator().manual_seed(3))
+    for low, high in ((0, 255), (-127, 127), (0, 160)):
+        proven = arith.proof_scale(w, 127, low, high, rule).double()
+        about = torch.maximum(arith.least_scale(w, low, high, rule), w.abs().amax(1).double() / 127)
+        assert bool(((proven / about - 1).abs() < 0.03).all())
+
+
+def test_bad_losses_are_refused() -> None:
+    for bad in (-1, 101, "3", True, math.nan):
+        with pytest.raises(ValueError, match="sums_loss: expected decibels from 0 to 100, got"):
+            Recipe("x", Activations.DYNAMIC, sums_loss=bad)
+    assert recipe_of("int8").sums_loss == 0
