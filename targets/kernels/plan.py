@@ -21,7 +21,7 @@ LOOP_CYCLES = 0.3
 LOADS_PER_CYCLE = 2.0
 # What each of them adds however few they are: of equally many accumulators the squarest tiles are
 # fastest (GEMM 128 x 3072 x 768, maddubs2: 8x1 121 GMAC/s, 3x2 130; FMA: 8x1 43, 4x2 49).
-LOAD_CYCLES = 0.1
+LOAD_CYCLES = 0.2
 # Narrower panels are preferred up to this ratio of estimated cycles: they fit more channel counts.
 PANEL_TOLERANCE = 1.01
 MAX_LANES = 32
