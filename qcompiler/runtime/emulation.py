@@ -24,6 +24,11 @@ def start_cuda() -> None:
     emulator.start()
 
 
+def running() -> bool:
+    """Whether this process has an emulated CUDA device."""
+    return CUDA in sys.modules and bool(sys.modules[CUDA].started())
+
+
 def cuda() -> ModuleType:
     """The CUDA emulator, without `qcompiler.targets` around it: that needs TVM's compiler."""
     if CUDA in sys.modules:

@@ -9,6 +9,7 @@ import emulated
 import numpy as np
 import pytest
 
+from qcompiler.nvcc import with_text
 from qcompiler.targets.emulation import cuda
 
 N, ROWS, K = 96, 5, 64
@@ -181,7 +182,8 @@ def test_machine_code_is_emulated_by_its_text(device) -> None:
     # A fat binary: magic, version 1, a header of 16 bytes, the bytes that follow it.
     code = (0xBA55ED50).to_bytes(4, "little") + bytes([1, 0, 16, 0]) + (32).to_bytes(8, "little")
     code += bytes(32)
-    for make, works in ((lambda text: cuda.with_text(code, text), True), (lambda _: code, False)):
+    both = lambda text: with_text(code, text.encode())  # noqa: E731
+    for make, works in ((both, True), (lambda _: code, False)):
         tvm_ffi.register_global_func(CALLBACK, make, override=True)
         try:
             executable = compiled()

@@ -171,7 +171,6 @@ def test_machine_code_travels_with_the_text(gpu: None, tmp_path, monkeypatch) ->
     assert code[:4] == b"\x50\xed\x55\xba"  # the magic number of a fat binary
     assert code[16:].count(b"\x7fELF") == 1  # one architecture
     assert holds(loaded, PICTURE)
-    assert devices.TEXT_FOLLOWS == cuda.TEXT_FOLLOWS
 
 
 NO_DEVICE = """
@@ -198,16 +197,3 @@ def test_an_older_gpu_is_refused(gpu: None) -> None:
     future = replace(library.manifest, features=("avx2", "sm_120"))
     with pytest.raises(MachineError, match=r"compute capability \d\.\d, expected 12\.0 or more"):
         devices.required(future)
-
-
-def test_text_without_a_compiler_is_refused(gpu: None, monkeypatch) -> None:
-    import tvm_ffi
-
-    model = qc.build(quantized(convnet(), PICTURE, TARGETS[0]), TARGETS[0])
-    callback = tvm_ffi.get_global_func(devices.COMPILE)
-    tvm_ffi.remove_global_func(devices.COMPILE)
-    try:
-        with pytest.raises(MachineError, match="CUDA text and nvcc is not here"):
-            model(*PICTURE)
-    finally:
-        tvm_ffi.register_global_func(devices.COMPILE, callback)

@@ -26,8 +26,8 @@ checks: every load and store is looked at: bounds to the byte, alignment, races 
 A kernel that does what CUDA leaves undefined ends with an error that names kernel, block, thread
 and cause: EmulationError from `Program`, RuntimeError from TVM.
 
-`Program(text).run(kernel, grid, block, *arrays)` runs CUDA text without TVM. `with_text(code,
-text)` makes machine code that can be emulated too. How: text -> C++ (translate.py, ptx.py,
+`Program(text).run(kernel, grid, block, *arrays)` runs CUDA text without TVM; machine code that can
+be emulated too is made by qcompiler.nvcc.with_text. How: text -> C++ (translate.py, ptx.py,
 include/), one fiber per thread (engine/). Not covered: wgmma, TMA, mbarriers, clusters, wmma,
 textures, cooperative grids, kernels that spin on memory, float16 arithmetic. expf and its like are
 the host's, and a plain cast of a float that is out of range is too.
@@ -43,11 +43,7 @@ from .translate import translate
 
 __all__ = [
     "EmulationError", "Program", "available", "prepare", "start", "started", "translate",
-    "with_text",
 ]  # fmt: skip
-
-TEXT_FOLLOWS = b"\nqcompiler: CUDA text follows\n"
-"""As in engine/driver.cpp."""
 
 
 def available() -> str | None:
@@ -81,11 +77,3 @@ def started() -> bool:
         return libraries.engine() is not None
     except EmulationError:
         return False
-
-
-def with_text(code: bytes, text: str) -> bytes:
-    """Machine code (a fat binary or cubin) followed by its CUDA text.
-
-    A GPU's driver reads the code and stops at its end; the emulator reads the text.
-    """
-    return code + TEXT_FOLLOWS + text.encode() + b"\0"

@@ -1,0 +1,78 @@
+"""Who compiles a GPU's kernels: nvcc with the flags of the law, and never TVM's own callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import tvm_ffi
+from torch import nn
+
+import qcompiler as qc
+from qcompiler.runtime import device as devices
+from qcompiler.runtime import emulation
+from qcompiler.runtime.bundle import KERNELS
+from qcompiler.runtime.errors import MachineError
+
+TARGET = "cuda-sm80"
+X = torch.tensor([-1.0, 2.0])
+# An empty fat binary: its magic, version 1, a header of 16 bytes, nothing behind it.
+COMPILER = r"""#!/bin/sh
+while [ "$1" != -o ]; do shift; done
+printf '\120\355\125\272\001\0\020\0\0\0\0\0\0\0\0\0' > "$2"
+"""
+
+
+def built() -> qc.CompiledModel:
+    return qc.build(qc.quantize(qc.trace(nn.ReLU().eval(), (X,)), None, TARGET, "float32"), TARGET)
+
+
+def program(path: Path, text: str) -> str:
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def register() -> Iterator[Callable[[Callable[[object], bytes]], None]]:
+    """Another callback in place of the one that compiles kernels, for one test."""
+    before = tvm_ffi.get_global_func(devices.COMPILE)
+    yield lambda answer: tvm_ffi.register_global_func(devices.COMPILE, answer, override=True)
+    tvm_ffi.register_global_func(devices.COMPILE, before, override=True)
+
+
+def never(source: object) -> bytes:
+    raise AssertionError("TVM's own callback compiles with fast math, for the device at hand")
+
+
+def test_text_is_compiled_by_nvcc_where_there_is_one(gpu, register, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("QC_NVCC", "")
+    model = built()
+    assert KERNELS not in model.bundle.members
+    monkeypatch.setenv("QC_NVCC", program(tmp_path / "nvcc", COMPILER))
+    if not emulation.running():
+        monkeypatch.delenv("QC_NVCC")  # a GPU runs real machine code only
+    register(never)
+    assert model(X).tolist() == [0.0, 2.0]
+
+
+def test_text_without_a_compiler_is_refused(gpu, register, monkeypatch) -> None:
+    """Though TVM has a callback, wherever torch is installed."""
+    monkeypatch.setenv("QC_NVCC", "")
+    model = built()
+    monkeypatch.setattr(emulation, "running", lambda: False)
+    register(never)
+    with pytest.raises(MachineError, match="CUDA text and nvcc is not here"):
+        model(X)
+
+
+def test_machine_code_is_compiled_by_nobody(gpu, register, tmp_path, monkeypatch) -> None:
+    if not emulation.running():
+        pytest.skip("a GPU runs real machine code only")
+    monkeypatch.setenv("QC_NVCC", program(tmp_path / "nvcc", COMPILER))
+    model = built()
+    monkeypatch.setenv("QC_NVCC", "false")
+    register(never)
+    assert model(X).tolist() == [0.0, 2.0]
