@@ -19,6 +19,12 @@ TEXT_FOLLOWS = b"\nqcompiler: CUDA text follows\n"
 class NvccError(RuntimeError):
     """There is no nvcc, or it failed."""
 
+    @property
+    def first(self) -> str:
+        """The first line that tells of an error, or the first of all."""
+        lines = [line.strip() for line in str(self).splitlines()]
+        return next((line for line in lines[1:] if "error" in line.lower()), lines[0])
+
 
 def found() -> bool:
     """Whether there is one: $QC_NVCC, or nvcc on PATH."""

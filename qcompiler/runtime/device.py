@@ -94,20 +94,38 @@ def _answering(target: str, architecture: str, code: bytes) -> Iterator[None]:
         reason = "its kernels are CUDA text and nvcc is not here; compile it where nvcc is"
         raise MachineError(_refusal(target, reason))
 
+    failed: list[nvcc.NvccError] = []
+
     def answer(source: Any) -> bytes:
         if emulated is not None and not code and not nvcc.found():
             return bytes(emulated(source))
         text = source if isinstance(source, bytes) else str(source).encode()
-        return with_text(code or nvcc.fatbin(text.decode(), architecture), text)
+        try:
+            return with_text(code or nvcc.fatbin(text.decode(), architecture), text)
+        except nvcc.NvccError as e:
+            failed.append(e)
+            raise
 
     tvm_ffi.register_global_func(COMPILE, answer, override=True)
     try:
         yield
+    except Exception:
+        # What TVM makes of it is an error of the library's file, which is none.
+        if failed:
+            raise MachineError(_uncompiled(target, failed[0])) from failed[0]
+        raise
     finally:
         if before is not None:
             tvm_ffi.register_global_func(COMPILE, before, override=True)
         else:
             tvm_ffi.remove_global_func(COMPILE)
+
+
+def _uncompiled(target: str, error: nvcc.NvccError) -> str:
+    return (
+        f"the model was built for {target} without machine code, and nvcc cannot compile its "
+        f"kernels here: {error.first}; set QC_NVCC to one that can, or build the model where nvcc is"
+    )
 
 
 def on_device(tensor: Any, device: Any) -> Any:

@@ -76,3 +76,14 @@ def test_machine_code_is_compiled_by_nobody(gpu, register, tmp_path, monkeypatch
     monkeypatch.setenv("QC_NVCC", "false")
     register(never)
     assert model(X).tolist() == [0.0, 2.0]
+
+
+def test_a_compiler_that_fails_is_named_with_its_first_error(gpu, tmp_path, monkeypatch) -> None:
+    """And not as a library that cannot be opened, which another TMPDIR would cure."""
+    monkeypatch.setenv("QC_NVCC", "")
+    model = built()
+    says = "#!/bin/sh\necho warning: old >&2; echo 'k.cu(3): error: no x' >&2; exit 1\n"
+    monkeypatch.setenv("QC_NVCC", program(tmp_path / "nvcc", says))
+    with pytest.raises(MachineError, match=r"k\.cu\(3\): error: no x; set QC_NVCC") as refused:
+        model(X)
+    assert "TMPDIR" not in str(refused.value) and "\n" not in str(refused.value)
