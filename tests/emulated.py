@@ -15,6 +15,13 @@ def skip_without_emulator() -> None:
         pytest.skip(reason)
 
 
+def real_gpu() -> bool:
+    """Whether this process has a CUDA device that is not emulated."""
+    import tvm
+
+    return bool(tvm.cuda(0).exist) and not cuda.started()
+
+
 def configure(order: str | int = "forward", copies: str = "lazy", checks: bool = True) -> None:
     """Settings of the emulated device, without TVM."""
     skip_without_emulator()

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lowering
 import pytest
 import torch
 import tvm_ffi
+from lowering import Cases
 from torch import nn
 
 import qcompiler as qc
+from qcompiler import nvcc
+from qcompiler.ops import Abs
 from qcompiler.runtime import device as devices
 from qcompiler.runtime import emulation
 from qcompiler.runtime.bundle import KERNELS
 from qcompiler.runtime.errors import MachineError
+from qcompiler.targets import get
 
 TARGET = "cuda-sm80"
 X = torch.tensor([-1.0, 2.0])
@@ -54,6 +59,8 @@ def test_text_is_compiled_by_nvcc_where_there_is_one(gpu, register, tmp_path, mo
     monkeypatch.setenv("QC_NVCC", program(tmp_path / "nvcc", COMPILER))
     if not emulation.running():
         monkeypatch.delenv("QC_NVCC")  # a GPU runs real machine code only
+        if not nvcc.found():
+            pytest.skip("nvcc is not on PATH")
     register(never)
     assert model(X).tolist() == [0.0, 2.0]
 
@@ -66,6 +73,19 @@ def test_text_without_a_compiler_is_refused(gpu, register, monkeypatch) -> None:
     register(never)
     with pytest.raises(MachineError, match="CUDA text and nvcc is not here"):
         model(X)
+
+
+def test_cases_of_the_suite_are_compiled_by_nvcc(gpu, register, tmp_path, monkeypatch) -> None:
+    """On a GPU they would otherwise hold binaries that no user gets."""
+    monkeypatch.setattr(lowering, "TARGET", get(TARGET))
+    if emulation.running():
+        monkeypatch.setenv("QC_NVCC", program(tmp_path / "nvcc", COMPILER))
+    elif not nvcc.found():
+        pytest.skip("nvcc is not on PATH")
+    register(never)
+    cases = Cases()
+    cases.out(Abs()(cases.floats(3, 5)))
+    cases.check()
 
 
 def test_machine_code_is_compiled_by_nobody(gpu, register, tmp_path, monkeypatch) -> None:
