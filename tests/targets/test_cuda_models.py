@@ -18,12 +18,14 @@ from torch import nn
 
 import qcompiler as qc
 from qcompiler import nvcc
+from qcompiler.errors import InputError
 from qcompiler.graph import Graph
 from qcompiler.interpret import interpret
 from qcompiler.runtime import CompiledModel
 from qcompiler.runtime import device as devices
 from qcompiler.runtime.bundle import KERNELS, LIBRARY
 from qcompiler.runtime.errors import MachineError
+from qcompiler.runtime.signature import check
 from qcompiler.runtime.verify import verify
 from qcompiler.targets import get
 from qcompiler.zoo import load
@@ -192,6 +194,29 @@ def test_without_a_device_there_is_one_clear_error(gpu: None, tmp_path) -> None:
                           text=True, check=True)  # fmt: skip
     message = "the model was built for cuda-sm80, which this machine cannot run: it has no cuda"
     assert message in done.stdout and done.stdout.count("\n") == 1, done
+
+
+class Wide(nn.Module):
+    """`n` rows of 65536 elements, and `2 * n` of half as many."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        wide = torch.relu(x * y)
+        return wide.sum(-1), wide.reshape(-1, 32768).amax(-1)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, 32767), (40000, 32767), (100, 100)])
+def test_no_symbol_lets_a_tensor_reach_indices_beyond_int32(most, expected: int) -> None:
+    example = (torch.zeros(3, 1), torch.zeros(65536))
+    shapes = {"x": {0: torch.export.Dim("n", min=2, max=most)}, "y": None}
+    graph = qc.quantize(qc.trace(Wide().eval(), example, dynamic_shapes=shapes), None,
+                        TARGETS[0], "float32")  # fmt: skip
+    entry = qc.build(graph, TARGETS[0]).manifest.main
+    ((name, (_, high)),) = entry.symbols.items()
+    assert high == expected
+    many = (np.zeros((high + 1, 1), np.float32), np.zeros(65536, np.float32))
+    with pytest.raises(InputError, match=rf"input %x: expected {name} in 2\.\.{high}, got"):
+        check(entry, many)
+    assert qc.build(graph, "x86-64-v3").manifest.main.symbols[name] == (2, most)
 
 
 def test_an_older_gpu_is_refused(gpu: None) -> None:
