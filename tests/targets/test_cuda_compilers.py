@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lowering
 import pytest
 import torch
+import tvm
 import tvm_ffi
 from lowering import Cases
 from torch import nn
@@ -19,7 +22,7 @@ from qcompiler.runtime import device as devices
 from qcompiler.runtime import emulation
 from qcompiler.runtime.bundle import KERNELS
 from qcompiler.runtime.errors import MachineError
-from qcompiler.targets import get
+from qcompiler.targets import build, get
 
 TARGET = "cuda-sm80"
 X = torch.tensor([-1.0, 2.0])
@@ -30,8 +33,12 @@ printf '\120\355\125\272\001\0\020\0\0\0\0\0\0\0\0\0' > "$2"
 """
 
 
+def integer() -> qc.Graph:
+    return qc.quantize(qc.trace(nn.ReLU().eval(), (X,)), None, TARGET, "float32")
+
+
 def built() -> qc.CompiledModel:
-    return qc.build(qc.quantize(qc.trace(nn.ReLU().eval(), (X,)), None, TARGET, "float32"), TARGET)
+    return qc.build(integer(), TARGET)
 
 
 def program(path: Path, text: str) -> str:
@@ -107,3 +114,30 @@ def test_a_compiler_that_fails_is_named_with_its_first_error(gpu, tmp_path, monk
     with pytest.raises(MachineError, match=r"k\.cu\(3\): error: no x; set QC_NVCC") as refused:
         model(X)
     assert "TMPDIR" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_building_does_not_use_the_device_at_hand(gpu, register, monkeypatch) -> None:
+    monkeypatch.setenv("QC_NVCC", "")
+    register(never)
+    assert KERNELS not in built().bundle.members
+
+
+def test_several_threads_may_build_at_once(gpu, monkeypatch) -> None:
+    """Each must find TVM without what compiles for the device at hand until it is done."""
+    seen: list[object] = []
+    compile_ = tvm.compile
+
+    def slow(*args: object, **options: object) -> object:
+        made = compile_(*args, **options)
+        time.sleep(0.1 * len(seen))  # the first to begin ends first
+        seen.append(tvm_ffi.get_global_func(build.CREATE, allow_missing=True))
+        return made
+
+    monkeypatch.setattr(tvm, "compile", slow)
+    monkeypatch.setenv("QC_NVCC", "")
+    graph = integer()
+    with ThreadPoolExecutor(3) as pool:
+        models = list(pool.map(lambda _: qc.build(graph, TARGET), range(3)))
+    assert seen == [None] * 3
+    assert tvm_ffi.get_global_func(build.CREATE, allow_missing=True) is not None
+    assert all(m(X).tolist() == [0.0, 2.0] for m in models)
