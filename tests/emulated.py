@@ -1,5 +1,8 @@
 """Emulated CUDA for tests: programs with and without checks, and settings to run them in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from qcompiler.targets.emulation import cuda
@@ -26,6 +29,19 @@ def configure(order: str | int = "forward", copies: str = "lazy", checks: bool =
     """Settings of the emulated device, without TVM."""
     skip_without_emulator()
     libraries.configure(order, copies, checks)
+
+
+@contextmanager
+def settings(order: str | int, copies: str) -> Iterator[None]:
+    """Of TVM's emulated device, for what runs inside; without effect on a real one."""
+    if real_gpu():
+        yield
+        return
+    cuda.start(order=order, copies=copies)
+    try:
+        yield
+    finally:
+        cuda.start()
 
 
 def compiled(text: str, checks: bool = True) -> cuda.Program:
