@@ -200,7 +200,10 @@ CHILD = """
 import sys
 import numpy as np
 from qcompiler.runtime import emulation
-emulation.start_cuda()
+from qcompiler.runtime.tvm_runtime import import_tvm
+emulation.cuda().prepare()
+import_tvm()
+emulation.cuda().start()
 assert "torch" not in sys.modules and "qcompiler.targets" not in sys.modules
 import tvm
 from tvm.base import _RUNTIME_ONLY
@@ -249,6 +252,7 @@ REAL = """
 import ctypes, sys
 ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 from qcompiler.runtime import emulation
+from qcompiler.runtime.tvm_runtime import import_tvm
 cuda = emulation.cuda()
 assert not cuda.started()
 print(cuda.available())
@@ -275,6 +279,7 @@ def test_a_real_driver_is_never_replaced(tmp_path, name: str) -> None:
 BUILD = """
 import sys, time
 from qcompiler.runtime import emulation
+from qcompiler.runtime.tvm_runtime import import_tvm
 build = emulation.cuda().build
 
 def slowly(work):

@@ -12,8 +12,8 @@ in the cache folder, and TVM's CUDA runtime on top of it. It works in a process 
 and in one that has its runtime only, before or after `import tvm`; where a real driver is already
 loaded it refuses. Nothing in qcompiler starts it unasked, and a process stays emulated once it is.
 On a machine with a real driver, and where TVM's compiler is not wanted, begin the process with
-`qcompiler.runtime.emulation.start_cuda()`: importing this package imports TVM, which takes the
-real driver where there is one.
+`qcompiler.runtime.emulation.cuda().prepare()`: importing this package by its name imports TVM,
+which takes the real driver where there is one.
 
 order:  of blocks, warps and lanes: "forward", "reverse", or a seed for a new shuffle at every
         barrier. A right kernel gives the same result in each.
