@@ -134,7 +134,6 @@ void begin_phase();   // a block barrier has been passed
 // Records an access of the current thread, a fault where it is out of bounds, races with another
 // thread's, meets a copy in flight, or reads what nobody has written.
 void record_shared(size_t offset, size_t bytes, bool write);
-void copy_in_flight(size_t offset, size_t bytes, bool begins);
 void finish_copies(Thread& thread);
 
 }  // namespace qcemu
