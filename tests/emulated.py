@@ -25,10 +25,13 @@ def real_gpu() -> bool:
     return bool(tvm.cuda(0).exist) and not cuda.started()
 
 
-def configure(order: str | int = "forward", copies: str = "lazy", checks: bool = True) -> None:
+def configure(
+    order: str | int = "forward", copies: str = "lazy", checks: bool = True,
+    architecture: str = "sm_90",
+) -> None:  # fmt: skip
     """Settings of the emulated device, without TVM."""
     skip_without_emulator()
-    libraries.configure(order, copies, checks)
+    libraries.configure(order, copies, checks, architecture)
 
 
 @contextmanager
