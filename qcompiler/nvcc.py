@@ -12,9 +12,18 @@ from qcompiler.config import from_env
 FLAGS = ("-O3", "-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
 """Arithmetic as the law has it: nothing contracted, denormals kept, IEEE division and root."""
 
+TEXT_FOLLOWS = b"\nqcompiler: CUDA text follows\n"
+"""As in targets/emulation/cuda/engine/driver.cpp."""
+
 
 class NvccError(RuntimeError):
     """There is no nvcc, or it failed."""
+
+    @property
+    def first(self) -> str:
+        """The first line that tells of an error, or the first of all."""
+        lines = [line.strip() for line in str(self).splitlines()]
+        return next((line for line in lines[1:] if "error" in line.lower()), lines[0])
 
 
 def found() -> bool:
@@ -41,3 +50,11 @@ def compile_to(output: Path, text: Path, *flags: str) -> str:
     if done.returncode:
         raise NvccError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
     return done.stdout + done.stderr
+
+
+def with_text(code: bytes, text: bytes) -> bytes:
+    """Machine code (a fat binary or cubin) followed by its CUDA text.
+
+    A GPU's driver reads the code and stops at its end; an emulator reads the text.
+    """
+    return code + TEXT_FOLLOWS + text + b"\0"

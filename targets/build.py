@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ from .lower import Lowered, lower
 
 if TYPE_CHECKING:
     import torch
+
+CREATE = "ffi.Module.create.cuda"
+"""What TVM makes modules of machine code with."""
+# TVM has one such function for all threads.
+_without_cuda = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ def compiled(lowered: Lowered, target: Target) -> Any:
     machine = tvm.target.Target(dict(target.tvm))
     # Loops stay loops in the text of a GPU's kernels, which nvcc then unrolls.
     config = {} if target.device == "cpu" else {"tirx.UnrollLoop": {"explicit_unroll": False}}
-    with _device_code_as_text(), tvm.transform.PassContext(config=config):
+    as_text = nullcontext() if target.device == "cpu" else _device_code_as_text()
+    with as_text, tvm.transform.PassContext(config=config):
         return tvm.compile(lowered.mod, target=machine, relax_pipeline=_pipeline())
 
 
@@ -74,16 +81,16 @@ def _device_code_as_text() -> Iterator[None]:
 
     Where it finds one it would compile them at once, with fast math and for the device at hand.
     """
-    name = "ffi.Module.create.cuda"
-    create = tvm_ffi.get_global_func(name, allow_missing=True)
-    if create is None:
-        yield
-        return
-    tvm_ffi.remove_global_func(name)
-    try:
-        yield
-    finally:
-        tvm_ffi.register_global_func(name, create)
+    with _without_cuda:
+        create = tvm_ffi.get_global_func(CREATE, allow_missing=True)
+        if create is None:
+            yield
+            return
+        tvm_ffi.remove_global_func(CREATE)
+        try:
+            yield
+        finally:
+            tvm_ffi.register_global_func(CREATE, create)
 
 
 def device_source(executable: Any) -> str:

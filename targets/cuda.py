@@ -28,11 +28,13 @@ HOST = X86_64_V3
 class InProcess:
     """A GPU in software, which this process then has."""
 
+    architecture: str
+
     def missing(self) -> str | None:
         return emulation.available()
 
     def begin(self, artifact: Path, say: Callable[[str], None]) -> None:
-        emulation.start()
+        emulation.start(architecture=self.architecture)
         return None
 
 
@@ -59,7 +61,7 @@ def _gpu(arch: str, shared: int) -> Target:
         kernels=tuple(family.lower for family in FAMILIES),
         packings=anchors.packing,
         templates=gpu.templates(grid),
-        emulator=InProcess(),
+        emulator=InProcess(arch),
     )
 
 

@@ -11,7 +11,7 @@ import tvm
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.interpret import interpret
 from qcompiler.ops import Input, Region, Step
-from qcompiler.runtime.device import DeviceSlot
+from qcompiler.runtime.device import DeviceSlot, with_kernels
 from qcompiler.runtime.engine import opened
 from qcompiler.targets import get
 from qcompiler.targets.build import compiled, runner, shared_object
@@ -53,7 +53,9 @@ def executed(lowered: Lowered, values: Sequence[torch.Tensor]) -> list[torch.Ten
     if TARGET.device == "cpu":
         return list(runner(executable, lowered.weights)(*values))
     device = tvm.device(TARGET.device, 0)
-    slot = DeviceSlot.of(opened(shared_object(executable, TARGET), None), device)
+    with with_kernels(TARGET.name, TARGET.architecture, b""):
+        module = opened(shared_object(executable, TARGET), None)
+    slot = DeviceSlot.of(module, device)
     weights = [tvm.runtime.tensor(t.numpy(), device) for _, t in lowered.weights]
     outputs, _ = slot.run(values, (), weights, lowered.faults)
     return [torch.from_numpy(o.numpy()) for o in outputs]

@@ -162,7 +162,8 @@ def running(target: Any, here: frozenset[str]) -> str:
     if missing:
         return f"no: lacks {', '.join(missing)}"
     reason = lacking(target.device, target.architecture) if target.architecture else None
-    return "yes" if reason is None else f"no: {reason}"
+    # In brackets: what a loader said of a library, longer than the column is wide.
+    return "yes" if reason is None else f"no: {reason.partition(' (')[0]}"
 
 
 def emulation(target: Any) -> str:

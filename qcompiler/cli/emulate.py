@@ -44,11 +44,14 @@ def opened(artifact: str, threads: int | None, emulate: bool) -> tuple[CompiledM
 
 def _elsewhere(artifact: str) -> tuple[CompiledModel, Called] | None:
     """None where this process stands in for the machine from now on."""
-    from qcompiler import targets as machines
-    from qcompiler.runtime import CompiledModel
+    from qcompiler.runtime import CompiledModel, emulation
     from qcompiler.runtime.bundle import read
 
     bundle = read(artifact, to_run=False)
+    if bundle.manifest.device == "cuda":
+        _prepare(emulation.cuda(), bundle.manifest.target)
+    from qcompiler import targets as machines
+
     target = machines.get(bundle.manifest.target)
     if target.emulator is None:
         raise Refused(f"{target.name} is not emulated: run the model without --emulate")
@@ -57,3 +60,11 @@ def _elsewhere(artifact: str) -> tuple[CompiledModel, Called] | None:
         raise Refused(f"{target.name} cannot be emulated here: {reason}")
     call = target.emulator.begin(Path(artifact), lambda text: click.echo(text, err=True))
     return None if call is None else (CompiledModel(bundle), call)
+
+
+def _prepare(emulator: Any, target: str) -> None:
+    """Before TVM's compiler is imported, which takes the real driver where there is one."""
+    reason = emulator.available()
+    if reason is not None:
+        raise Refused(f"{target} cannot be emulated here: {reason}")
+    emulator.prepare()

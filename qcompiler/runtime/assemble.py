@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     import torch
 
     from qcompiler.graph import Graph, Node
+    from qcompiler.types import Sym
+
+INDEX_MAX = 2**31 - 1 - 1024
+"""Elements of a tensor on a device: its threads, up to 1024 past the last, have int32 indices."""
 
 
 def bundle_of(
@@ -90,7 +96,7 @@ def _entry(graph: Graph, library: Any, initial: list[str]) -> Entry:
         state=_specs(before for before, _ in graph.state),
         initial=tuple(initial),
         weights=tuple(digest for digest, _ in library.weights),
-        symbols=_symbols(graph),
+        symbols=_symbols(graph, library.device),
         trees=graph.trees,
         faults=tuple(library.faults),
     )
@@ -116,9 +122,42 @@ def _shape(node: Node) -> tuple[int | str, ...]:
     return tuple(d if isinstance(d, int) else repr(d) for d in node.tensor.shape)
 
 
-def _symbols(graph: Graph) -> dict[str, tuple[int, int | None]]:
+def _symbols(graph: Graph, device: str) -> dict[str, tuple[int, int | None]]:
     dims = [d for n in graph.parameters for d in n.tensor.shape if not isinstance(d, int)]
-    return {repr(d): (d.min, d.max) for d in dims if d.expr.is_Symbol}
+    bounds = {repr(d): (d.min, d.max) for d in dims if d.expr.is_Symbol}
+    if device == "cpu":
+        return bounds
+    rows = _largest_rows(graph)
+    caps = {name: _cap(name, rows) for name in bounds}
+    return {
+        name: (low, min(caps[name], caps[name] if high is None else high))
+        for name, (low, high) in bounds.items()
+    }
+
+
+def _largest_rows(graph: Graph) -> dict[Sym, int]:
+    """Of each symbolic first dimension, the most elements that one index of it has anywhere."""
+    from qcompiler.ops import Region
+
+    nodes = graph.nodes()
+    inside = [b for n in nodes if isinstance(n.op, Region) for b in n.op.body(n.inputs)]
+    types = [n.type for n in (*nodes, *inside)]
+    tensors: list[Any] = [t for whole in types for t in getattr(whole, "items", (whole,))]
+    found: dict[Sym, int] = {}
+    for t in tensors:
+        if t.shape and not isinstance(t.shape[0], int):
+            row = math.prod(d for d in t.shape[1:] if isinstance(d, int))
+            found[t.shape[0]] = max(row, found.get(t.shape[0], 1))
+    return found
+
+
+def _cap(name: str, rows: Mapping[Sym, int]) -> int:
+    """The largest value of a symbol with which no tensor has more than INDEX_MAX elements."""
+    return min(
+        bisect_right(range(INDEX_MAX), INDEX_MAX // row, key=lambda n: dim.at({name: n})) - 1
+        for dim, row in rows.items()
+        if name in map(str, dim.expr.free_symbols)
+    )
 
 
 def _described(tensor: torch.Tensor) -> Stored:

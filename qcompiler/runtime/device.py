@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from qcompiler import nvcc
-from qcompiler.runtime.bundle import KERNELS, Bundle
+from qcompiler.nvcc import with_text
+from qcompiler.runtime import emulation
 from qcompiler.runtime.errors import MachineError
 from qcompiler.runtime.manifest import Manifest
 from qcompiler.runtime.tvm_runtime import import_tvm
 
 COMPILE = "tvm_callback_cuda_compile"
 """What TVM calls with the text of a library's kernels, for their machine code."""
-TEXT_FOLLOWS = b"\nqcompiler: CUDA text follows\n"
-"""Behind machine code: what a driver does not read, and an emulator does (targets/emulation)."""
 RUNTIME = "libtvm_runtime_cuda.so"
 # TVM has one answer to COMPILE for all libraries.
 _opening = threading.Lock()
@@ -33,7 +32,7 @@ def required(manifest: Manifest) -> Any:
     """TVM's device for the program. Raises MachineError where there is none that can run it."""
     reason = lacking(manifest.device, manifest.architecture)
     if reason is not None:
-        raise MachineError(_refusal(manifest, reason))
+        raise MachineError(_refusal(manifest.target, reason))
     return import_tvm().device(manifest.device, 0)
 
 
@@ -50,9 +49,9 @@ def lacking(kind: str, architecture: str) -> str | None:
     return None
 
 
-def _refusal(manifest: Manifest, reason: str) -> str:
+def _refusal(target: str, reason: str) -> str:
     return (
-        f"the model was built for {manifest.target}, which this machine cannot run: {reason}; "
+        f"the model was built for {target}, which this machine cannot run: {reason}; "
         f"build it for another target"
     )
 
@@ -74,40 +73,59 @@ def _load_runtime(tvm: Any) -> str | None:
 
 
 @contextmanager
-def with_kernels(bundle: Bundle) -> Iterator[None]:
-    """The program's library may be opened inside: TVM gets the machine code of its kernels.
+def with_kernels(target: str, architecture: str, code: bytes) -> Iterator[None]:
+    """A library for a target may be opened inside: TVM gets the machine code of its kernels.
 
-    Raises MachineError where it holds text only and nothing here compiles it.
+    code: empty where it holds them as text only. Raises MachineError where nothing here compiles
+    that.
     """
-    with _opening, _answering(bundle):
+    with _opening, _answering(target, architecture, code):
         yield
 
 
 @contextmanager
-def _answering(bundle: Bundle) -> Iterator[None]:
+def _answering(target: str, architecture: str, code: bytes) -> Iterator[None]:
     import tvm_ffi
 
-    code = bytes(bundle.members.get(KERNELS, b""))
+    # TVM's own answer compiles for the device at hand, with fast math: only an emulator's is kept.
     before = tvm_ffi.get_global_func(COMPILE, allow_missing=True)
-    if not code and before is None and not nvcc.found():
+    emulated = before if emulation.running() else None
+    if not code and emulated is None and not nvcc.found():
         reason = "its kernels are CUDA text and nvcc is not here; compile it where nvcc is"
-        raise MachineError(_refusal(bundle.manifest, reason))
+        raise MachineError(_refusal(target, reason))
+
+    failed: list[nvcc.NvccError] = []
 
     def answer(source: Any) -> bytes:
+        if emulated is not None and not code and not nvcc.found():
+            return bytes(emulated(source))
         text = source if isinstance(source, bytes) else str(source).encode()
-        if not code and before is not None:
-            return bytes(before(source))
-        made = code or nvcc.fatbin(text.decode(), bundle.manifest.architecture)
-        return made + TEXT_FOLLOWS + text + b"\0"
+        try:
+            return with_text(code or nvcc.fatbin(text.decode(), architecture), text)
+        except nvcc.NvccError as e:
+            failed.append(e)
+            raise
 
     tvm_ffi.register_global_func(COMPILE, answer, override=True)
     try:
         yield
+    except Exception:
+        # What TVM makes of it is an error of the library's file, which is none.
+        if failed:
+            raise MachineError(_uncompiled(target, failed[0])) from failed[0]
+        raise
     finally:
         if before is not None:
             tvm_ffi.register_global_func(COMPILE, before, override=True)
         else:
             tvm_ffi.remove_global_func(COMPILE)
+
+
+def _uncompiled(target: str, error: nvcc.NvccError) -> str:
+    return (
+        f"the model was built for {target} without machine code, and nvcc cannot compile its "
+        f"kernels here: {error.first}; set QC_NVCC to one that can, or build the model where nvcc is"
+    )
 
 
 def on_device(tensor: Any, device: Any) -> Any:
@@ -131,7 +149,9 @@ class DeviceSlot:
 
     @staticmethod
     def of(module: Any, device: Any) -> DeviceSlot:
-        machine = import_tvm().runtime.vm.VirtualMachine(module, device)
+        # The pool rounds up to 4096 bytes, which an emulator cannot tell from what was asked for.
+        memory = "naive" if emulation.running() else None
+        machine = import_tvm().runtime.vm.VirtualMachine(module, device, memory_cfg=memory)
         return DeviceSlot(machine, machine["main"], device)
 
     def run(

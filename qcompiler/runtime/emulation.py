@@ -8,24 +8,19 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from .tvm_runtime import import_tvm
-
 CUDA = "qcompiler.targets.emulation.cuda"
 
 
-def start_cuda() -> None:
-    """From now on this process has an emulated CUDA device, `tvm.cuda(0)`.
-
-    Raises EmulationError (a RuntimeError) where g++ is missing or a real driver is loaded.
-    """
-    emulator = cuda()
-    emulator.prepare()
-    import_tvm()
-    emulator.start()
+def running() -> bool:
+    """Whether this process has an emulated CUDA device."""
+    return CUDA in sys.modules and bool(sys.modules[CUDA].started())
 
 
 def cuda() -> ModuleType:
-    """The CUDA emulator, without `qcompiler.targets` around it: that needs TVM's compiler."""
+    """The CUDA emulator, without `qcompiler.targets` around it: that needs TVM's compiler.
+
+    `prepare()` it before anything imports TVM, which takes the real driver where there is one.
+    """
     if CUDA in sys.modules:
         return sys.modules[CUDA]
     if "qcompiler.targets" in sys.modules:

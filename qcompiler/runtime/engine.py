@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.runtime.bundle import LIBRARY, Bundle, address, aligned, numpy_dtype
+from qcompiler.runtime.bundle import KERNELS, LIBRARY, Bundle, address, aligned, numpy_dtype
 from qcompiler.runtime.device import DeviceSlot, on_device, on_host, required, with_kernels
 from qcompiler.runtime.elf import elf_problem
 from qcompiler.runtime.errors import ArtifactError
@@ -68,8 +68,10 @@ class Engine:
     @staticmethod
     def _on_device(bundle: Bundle, tensors: Mapping[str, Any]) -> Engine:
         """The weights are copied to the device once, for all calls."""
-        device, entry = required(bundle.manifest), bundle.manifest.main
-        with with_kernels(bundle):
+        manifest = bundle.manifest
+        device, entry = required(manifest), manifest.main
+        code = bytes(bundle.members.get(KERNELS, b""))
+        with with_kernels(manifest.target, manifest.architecture, code):
             module = opened(bundle.members[LIBRARY], bundle.source)
         there = {d: on_device(t, device) for d, t in tensors.items()}
         weights = tuple(there[d] for d in entry.weights)

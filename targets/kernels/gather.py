@@ -14,7 +14,7 @@ from qcompiler.ops import Gather, GatherElements
 from .algebra import Primitives, dtype_bits
 from .build import Buffer, Expr, Operand, Params, function, local, tasks
 from .geometry import Dim
-from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
+from .launch import Answer, Launch, Machine, Site, dims, operand
 from .loops import collapsed, contiguous, nest, offset, points, read, write
 
 
@@ -23,9 +23,6 @@ def lower(site: Site, machine: Machine) -> Answer:
     node = site.body[-1]
     if len(site.body) != 1 or not isinstance(node.op, Gather | GatherElements):
         return None
-    x, index = (dims(i.tensor.shape) for i in node.inputs)
-    if any(isinstance(d, str) for d in (*x[1:], *index[1:], *dims(node.tensor.shape)[1:])):
-        return Miss("only the first dimension may be symbolic")
     key = ("gather", site.key, machine.primitives)
     message = _message(node)
     if machine.primitives.grid is not None:
@@ -85,7 +82,7 @@ def _flagging(node: Node, primitives: Primitives) -> Any:
     with function(node.op.kind, made, primitives.grid) as params:
         table, index, flag, target = params.flat(*operands, Operand("flag", (1,), "int32"), result)
         size = params.symbols.dim(operands[0].shape[node.op.axis])  # type: ignore[attr-defined]
-        with tasks(1, False) as first, T.If(first == 0), T.Then():
+        with tasks(1, False):
             T.buffer_store(flag, 0, [0])
         with points(loops, params.symbols.dim) as (place, at):
             chosen = local(1, operands[1].dtype)

@@ -116,7 +116,8 @@ def guarded(*conditions: Expr) -> Iterator[None]:
 def counted(extent: Expr) -> Expr:
     """A size known at run time as int32, which a GPU divides several times faster than int64.
 
-    Static sizes have that type by themselves. Neither may reach 2^31 elements.
+    Static sizes have that type by themselves. Neither may reach 2^31 elements: the bounds of a
+    program's symbols see to it (runtime/assemble.py).
     """
     return extent if isinstance(extent, int) else T.Cast("int32", extent)
 

@@ -44,6 +44,10 @@ from .loops import SERIAL_WORK, Axis, broadcast_steps, collapsed, read, write
 PASSES = 8
 # Pieces of a row whose kept values stay in a thread's registers, of which it has 255.
 UNROLLED_PIECES = 16
+# Bytes of a row that a thread keeps in its local memory; what a row has beyond is computed again. A
+# driver reserves them for every thread that can be resident: 16 KiB for each of the 270,336 of an
+# H100 (132 multiprocessors of 2048) are 4.1 GiB, and CUDA's own limit of 512 KiB would be 132.
+KEPT_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +253,7 @@ class TeamTIR(RowTIR):
     """
 
     lane: Expr = None
+    kept: list[int] = field(default_factory=list)  # bytes of each value that is
 
     @property
     def width(self) -> int:
@@ -272,6 +277,13 @@ class TeamTIR(RowTIR):
             other = exchanged(self.n.cast(value, passed), passed, distance, arith.LANES)
             value = rule(value, self.n.cast(other, dtype))
         return value
+
+    def keep(self, x: Any, /) -> Any:
+        size = -(-self.size // arith.LANES) * (dtype_bits(self.dtype) // 8)
+        if not isinstance(x, Row) or sum(self.kept) + size > KEPT_BYTES:
+            return x
+        self.kept.append(size)
+        return super().keep(x)
 
     def room(self) -> Buffer:
         return local(-(-self.size // arith.LANES), self.dtype)

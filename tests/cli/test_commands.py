@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import qcompiler as qc
+from qcompiler import targets
 from qcompiler.cli import exits
+from qcompiler.cli.build import running
 from qcompiler.cli.progress import _Lines
 from qcompiler.cli.sources import Samples
 from qcompiler.timing import in_turns
@@ -94,6 +96,13 @@ def test_targets_are_listed(cli) -> None:
     assert "x86-64-v3" in done.out
     assert "not done yet" in done.out
     assert "native is" in done.out
+
+
+def test_the_table_of_targets_has_no_room_for_a_loaders_message(monkeypatch) -> None:
+    found = "it has no cuda device (libcuda.so.1: cannot open shared object file)"
+    monkeypatch.setattr("qcompiler.runtime.device.lacking", lambda kind, architecture: found)
+    target = targets.get("cuda-sm80")
+    assert running(target, frozenset(target.features)) == "no: it has no cuda device"
 
 
 def test_bench_measures_all_in_turns(made, cli) -> None:

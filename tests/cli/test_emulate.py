@@ -1,5 +1,8 @@
 """--emulate: programs of other machines run and verify here, or a message says why not."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -46,6 +49,31 @@ def test_a_cuda_program_runs_and_verifies(made, cli, monkeypatch) -> None:
         assert np.allclose(there[name], here, atol=0.02)
     done = cli("verify", "g.qcm", "--emulate")
     assert done.code == 0 and done.out.endswith("verified\n")
+
+
+WATCHED = """
+import ctypes, os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tvm":  # its import loads whatever driver the system has
+            assert ctypes.CDLL("libcuda.so.1", os.RTLD_NOLOAD).qcemu_configure
+            print("the emulator was first")
+sys.meta_path.insert(0, Watch())
+from qcompiler.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_the_emulator_comes_before_a_real_driver(made, cli, monkeypatch) -> None:
+    reason = cuda.available()
+    if reason is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv("QC_NVCC", "")
+    compiled = ("compile", "shop:net", "--target", "cuda-sm80", "--calibration", made / "data.npz")
+    assert cli(*compiled, "-o", "g.qcm").code == 0
+    run = ("run", "g.qcm", str(made / "x.npz"), "-o", "y.npz", "--emulate")
+    done = subprocess.run([sys.executable, "-c", WATCHED, *run], capture_output=True, text=True)
+    assert done.returncode == 0 and "the emulator was first" in done.stdout, done.stderr
 
 
 def test_what_is_not_emulated_says_so(made, cli, monkeypatch) -> None:

@@ -5,6 +5,7 @@ import pytest
 from emulated import compiled
 
 from qcompiler.targets.emulation import cuda
+from qcompiler.targets.emulation.cuda import build
 
 TEXT = """
 extern "C" __global__ void read(const signed char* x, signed char* d, int at) { d[0] = x[at]; }
@@ -41,6 +42,11 @@ extern "C" __global__ void uninitialised(int* d, int n) {
   if ((int)threadIdx.x < n) s[threadIdx.x] = 0;
   __syncthreads();
   d[threadIdx.x] = s[threadIdx.x];
+}
+extern "C" __global__ void unset(int* d, int n) {
+  int last[2];
+  for (int i = 0; i < n; ++i) last[i] = i;
+  d[0] = last[1];
 }
 extern "C" __global__ void kept(int* d) {
   __shared__ int s[32];
@@ -274,3 +280,26 @@ def test_launches_have_limits(configure, program: cuda.Program) -> None:
         program.run("dynamic_bounds", 1, 32, d, np.int32(0), shared=232449)
     with pytest.raises(cuda.EmulationError, match="no kernel absent"):
         program.run("absent", 1, 1)
+
+
+def test_a_block_of_sm_80_has_less_shared_memory(configure, program: cuda.Program) -> None:
+    d = np.zeros(32, np.int32)
+    configure(architecture="sm_80")
+    program.run("dynamic_bounds", 1, 32, d, np.int32(0), shared=166912)
+    with pytest.raises(cuda.EmulationError, match="a block has 166912"):
+        program.run("dynamic_bounds", 1, 32, d, np.int32(0), shared=166913)
+    configure(architecture="sm_90")
+    program.run("dynamic_bounds", 1, 32, d, np.int32(0), shared=166913)
+    with pytest.raises(ValueError, match="expected sm_80 or sm_90, got 'sm_70'"):
+        configure(architecture="sm_70")
+
+
+def test_what_nobody_has_set_holds_a_pattern(configure, program: cuda.Program) -> None:
+    """And no 0, as the stack of a fiber mostly has."""
+    if not set(build.INITIALISED) <= set(build.checked()):
+        pytest.skip("this g++ cannot set local variables")
+    d = np.zeros(1, np.int32)
+    program.run("unset", 1, 1, d, np.int32(2))
+    assert d[0] == 1
+    program.run("unset", 1, 1, d, np.int32(1))
+    assert d.view(np.uint32)[0] == 0xFEFEFEFE

@@ -81,6 +81,19 @@ extern "C" __global__ void small_mma(unsigned* r) {
                : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(r[0]));
   r[threadIdx.x] = (unsigned)c[0];
 }
+extern "C" __global__ void two_places(unsigned* r) {
+  int c[4] = {0, 0, 0, 0};
+  if (threadIdx.x % 32 < 16) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, "
+                 "{%4, %4, %4, %4}, {%4, %4}, {%0, %1, %2, %3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(r[0]));
+  } else {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, "
+                 "{%4, %4, %4, %4}, {%4, %4}, {%0, %1, %2, %3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(r[1]));
+  }
+  r[threadIdx.x] = (unsigned)c[0];
+}
 extern "C" __global__ void through_shared(const int* x, int* d, int sync) {
   __shared__ int s[64];
   s[threadIdx.x] = x[threadIdx.x];
@@ -190,6 +203,7 @@ def test_a_warp_barrier_orders_the_memory_of_its_warp(configure, program, order)
         ("missing_lane", 32, "deadlock: waits at __shfl_xor_sync with mask ffffffff"),
         ("two_barriers", 64, "waits at the __syncthreads of line"),
         ("small_mma", 24, "mma.sync on integers by lanes 00ffffff; it needs all 32"),
+        ("two_places", 32, "waits at the mma.sync on integers of line .* waits at that of line"),
     ],
 )
 def test_what_is_undefined_is_named(configure, program, kernel, threads, message) -> None:

@@ -75,6 +75,16 @@ assert model.call_tree(x).shape == model(x).shape
 """
 
 
+EMULATES = """
+import numpy as np
+from qcompiler.runtime import emulation
+text = 'extern "C" __global__ void one(int* y) { y[threadIdx.x] = (int)threadIdx.x + 1; }'
+y = np.zeros(5, np.int32)
+emulation.cuda().Program(text).run("one", 1, 5, y)
+assert y.tolist() == [1, 2, 3, 4, 5]
+"""
+
+
 def python(code: str, *arguments: object, program: str = sys.executable, **options) -> str:
     command = [program, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, **options)
@@ -161,3 +171,5 @@ def test_the_wheel_loads_and_runs_in_a_bare_environment(sample, tmp_path) -> Non
     where = python("import qcompiler; print(qcompiler.__file__)", program=str(program),
                    cwd=tmp_path, env=clean)  # fmt: skip
     assert Path(where.strip()).is_relative_to(site)
+    if shutil.which("g++"):
+        python(BLOCKED + EMULATES, program=str(program), cwd=tmp_path, env=clean)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import emulated
 import pytest
-import tvm
-
-from qcompiler.targets.emulation import cuda
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has a CUDA device; skipped where none can be emulated.
+    """This process has a CUDA device; skipped where there is none and none can be emulated.
 
-    Kernels stay text: nvcc would take most of the time, and has tests of its own.
+    Emulated kernels stay text: nvcc would take most of the time, and has tests of its own.
     """
-    monkeypatch.setenv("QC_NVCC", "")
-    if tvm.cuda(0).exist and not cuda.started():
+    if emulated.real_gpu():
         return
-    reason = cuda.available()
-    if reason:
-        pytest.skip(reason)
-    cuda.start()
+    emulated.skip_without_emulator()
+    emulated.cuda.start()
+    monkeypatch.setenv("QC_NVCC", "")

@@ -14,6 +14,7 @@ import torch
 from lowering import Cases, region
 from test_lower_products import OUT, RELU6, X, bias, codes, multiplier
 
+import qcompiler as qc
 from qcompiler import nvcc
 from qcompiler.context import Context
 from qcompiler.ops import (
@@ -32,8 +33,10 @@ from qcompiler.ops import (
     const,
 )  # fmt: skip
 from qcompiler.passes.pack import packed
+from qcompiler.runtime.bundle import KERNELS
 from qcompiler.targets import Target, get
 from qcompiler.targets.build import compiled, device_source
+from qcompiler.targets.cuda import REGISTERS
 from qcompiler.targets.lower import lower
 from qcompiler.types import DType
 
@@ -43,6 +46,9 @@ IMMA, COPY, MATRICES = "IMMA.16832.S8.S8", "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4
 DP4A = "IDP.4A.S8.S8"
 # Kernels of a module by the names they get: product and rows once per distinct function.
 TENSOR, SMALL = ("product", "product1"), "product2"
+PRODUCTS = ("product", "matmul", "direct")
+INTEGER = (*TENSOR, SMALL, "matmul", "direct")
+CONTRACTED_OR_APPROXIMATE = r"\b(FFMA|DFMA|MUFU)\b"
 
 
 def kernels(target: Target) -> Cases:
@@ -94,6 +100,15 @@ def machine_code(cubin: Path, tool: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def assembled(said: str) -> dict[str, tuple[int, int, int]]:
+    """Bytes of stack frame, bytes of spills and registers of each kernel, as ptxas tells."""
+    properties = re.findall(
+        r"properties for (\w+)_kernel(_\d+)?\s+(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads\s.*Used (\d+) registers", said,
+    )  # fmt: skip
+    return {n + e: (int(f), int(s) + int(l), int(r)) for n, e, f, s, l, r in properties}
+
+
 @needs_nvcc
 @pytest.mark.parametrize("name", ["cuda-sm80", "cuda-sm90"])
 def test_every_kernel_assembles_without_spills(name: str, monkeypatch, tmp_path) -> None:
@@ -101,12 +116,14 @@ def test_every_kernel_assembles_without_spills(name: str, monkeypatch, tmp_path)
     text, cubin = tmp_path / "kernels.cu", tmp_path / "kernels.cubin"
     text.write_text(source(kernels(target), target, monkeypatch))
     flags = ("-cubin", f"-arch={target.tvm['arch']}", "-Xptxas", "-v")
-    said = nvcc.compile_to(cubin, text, *flags)
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    assert len(spills) == text.read_text().count('extern "C" __global__') // 2  # declared, too
-    assert set(spills) == {("0", "0")}, said
-    registers = [int(n) for n in re.findall(r"Used (\d+) registers", said)]
-    assert max(registers) <= 128, said  # two blocks of 256 threads on a multiprocessor
+    kernel_facts = assembled(nvcc.compile_to(cubin, text, *flags))
+    bounds = re.findall(r"__launch_bounds__\((\d+)\) (\w+)_kernel(\w*)", text.read_text())
+    threads = {name + end: int(count) for count, name, end in bounds}
+    assert set(kernel_facts) == set(threads)
+    for kernel, (frame, spills, registers) in kernel_facts.items():
+        assert spills == 0, kernel
+        if kernel.startswith(PRODUCTS):  # two blocks of one fit a multiprocessor
+            assert frame == 0 and 2 * threads[kernel] * registers <= REGISTERS, kernel
     tool = disassembler()
     if tool is None:
         pytest.skip("assembled; no nvdisasm to look for tensor core instructions with")
@@ -115,12 +132,26 @@ def test_every_kernel_assembles_without_spills(name: str, monkeypatch, tmp_path)
         assert all(i in found[kernel] for i in (IMMA, COPY, MATRICES)), kernel
     assert DP4A in found[SMALL] and IMMA not in found[SMALL]
     assert {k for k, code in found.items() if IMMA in code} == {*TENSOR, "matmul"}
+    for kernel in INTEGER:
+        assert not re.search(CONTRACTED_OR_APPROXIMATE, found[kernel]), kernel
 
 
-@needs_nvcc
-def test_nothing_is_contracted_or_approximate() -> None:
-    """The flags that the law needs; what the product primitive does is safe without them."""
-    assert {"-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true"} <= set(nvcc.FLAGS)
+@pytest.mark.parametrize("name", ["cuda-sm80", "cuda-sm90"])
+def test_nothing_is_contracted_or_approximate(name: str, monkeypatch, tmp_path) -> None:
+    """The flags that the law needs, and the architecture, as the command has them."""
+    compiler, target = tmp_path / "nvcc", get(name)
+    compiler.write_text('#!/bin/sh\necho "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("QC_NVCC", str(compiler))
+    flags = set(nvcc.compile_to(Path("k.cubin"), Path("k.cu"), "-cubin").split())
+    assert {"-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-cubin"} <= flags
+    assert not any("fast" in flag for flag in flags)
+    asked: list[str] = []
+    monkeypatch.setattr(nvcc, "fatbin", lambda text, arch: asked.append(arch) or b"code")
+    x = torch.tensor([-1.0, 2.0])
+    graph = qc.quantize(qc.trace(torch.nn.ReLU().eval(), (x,)), None, name, "float32")
+    assert bytes(qc.build(graph, name).bundle.members[KERNELS]) == b"code"
+    assert asked == [target.architecture] == [name.replace("cuda-sm", "sm_")]
 
 
 def test_text_is_the_same_for_the_same_graph(monkeypatch) -> None:

@@ -12,7 +12,7 @@ from lowering import Cases, region
 from test_lower_products import OUT, X, bias, codes, multiplier
 
 from qcompiler.context import Context
-from qcompiler.ops import IntConv2d, Requantize
+from qcompiler.ops import Abs, IntConv2d, Neg, Requantize
 from qcompiler.passes.pack import packed
 from qcompiler.runtime.device import COMPILE
 from qcompiler.targets import get
@@ -96,6 +96,17 @@ def caught(case: Cases, change: Callable[[str], str]) -> str:
 
 def test_the_kernel_itself_holds(case: Cases) -> None:
     assert caught(case, lambda text: text + "\n") == ""
+
+
+def test_an_elementwise_kernel_without_its_guard_is_caught(gpu: None, monkeypatch) -> None:
+    """Though what it reads is another kernel's result, which a pool gives in pages of 4096 bytes."""
+    if not cuda.started():
+        pytest.skip("faults are for the emulator")
+    monkeypatch.setattr(lowering, "TARGET", TARGET)
+    cases = Cases(0)
+    cases.out(Neg()(Abs()(cases.floats(7, 9))))
+    assert caught(cases, lambda text: text + "\n") == ""
+    assert "kernel elementwise1_kernel" in caught(cases, unguarded)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

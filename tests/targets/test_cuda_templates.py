@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import lowering
 import pytest
 import test_lower_elementwise as elementwise
@@ -14,9 +16,10 @@ from lowering import Cases, fused
 
 from qcompiler.context import Context
 from qcompiler.graph import Graph
-from qcompiler.ops import Gather, Softmax
+from qcompiler.ops import Gather, LayerNorm, Softmax, const
 from qcompiler.targets import get
 from qcompiler.targets.build import compiled, device_source
+from qcompiler.targets.kernels import rows as rows_kernel
 from qcompiler.targets.lower import lower
 
 TARGET = get("cuda-sm80")
@@ -90,3 +93,27 @@ def test_elements_are_threads_and_the_rest_is_guarded() -> None:
     text = source(fused(cases.inputs, [Softmax()(cases.floats(300, 40))]))
     assert "__shfl_xor_sync" in text and "__fmul_rn" in text
     assert "expf" not in text and "fdividef" not in text
+
+
+def local_bytes(text: str) -> int:
+    """Of the arrays of 4-byte elements that each thread of the text's kernels has."""
+    return 4 * sum(map(int, re.findall(r"^ *(?:alignas\(\d+\) )?float \w+\[(\d+)\];", text, re.M)))
+
+
+@pytest.mark.parametrize("columns", [2_200_000, 65_536])
+def test_what_a_thread_keeps_of_a_row_has_a_limit(columns: int) -> None:
+    """A driver reserves local memory for all threads at once; beyond a limit rows are recomputed."""
+    cases = Cases(0)
+    x = cases.floats(1, columns)
+    ones = const(torch.ones(columns))
+    text = source(fused(cases.inputs, [Softmax()(x), LayerNorm(1e-5)(x, ones, ones)]))
+    for kernel in text.split('extern "C" __global__')[1:]:
+        assert local_bytes(kernel) <= rows_kernel.KEPT_BYTES + 256
+    assert (local_bytes(text) >= 2 * rows_kernel.KEPT_BYTES) == (columns == 65_536)
+
+
+def test_long_rows_are_computed_again() -> None:
+    cases = Cases(0)
+    x = cases.special(2, 65_550)
+    cases.out(Softmax()(x), LayerNorm(1e-5)(x, *(const(torch.ones(65_550)) for _ in "wb")))
+    cases.check()

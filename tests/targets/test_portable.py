@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import emulated
 import pytest
 import torch
 from random_layers import module, values
 
 import qcompiler as qc
 from qcompiler import targets
-from qcompiler.targets.emulation import EmulationError, arm, cuda
+from qcompiler.targets.emulation import EmulationError, arm
 from qcompiler.zoo import load
 
 CPUS = {"armv8-a": "cortex-a72", "armv8.2-dotprod": "cortex-a76", "armv8.6-i8mm": "max"}
@@ -34,9 +33,6 @@ def answers(name: str, cases: list, folder: Path) -> list[tuple[torch.Tensor, ..
         results = arm.Arm(CPUS[name]).run(jobs)
         assert [r.error for r in results] == [None] * len(cases)
         return [tuple(map(torch.from_numpy, r.outputs)) for r in results]
-    if name.startswith("cuda"):
-        emulated.skip_without_emulator()
-        cuda.start()
     return [listed(qc.build(graph, name)(*inputs)) for graph, inputs in cases]
 
 
@@ -52,7 +48,9 @@ def reference() -> tuple[list, list[tuple[torch.Tensor, ...]]]:
 
 
 @pytest.mark.parametrize("name", [t.name for t in targets.DONE])
-def test_the_same_integers_everywhere(name: str, reference, tmp_path: Path) -> None:
+def test_the_same_integers_everywhere(name: str, reference, tmp_path: Path, request) -> None:
+    if targets.get(name).device == "cuda":
+        request.getfixturevalue("gpu")
     if name in CPUS:
         reason = arm.missing()
         try:

@@ -12,8 +12,8 @@ in the cache folder, and TVM's CUDA runtime on top of it. It works in a process 
 and in one that has its runtime only, before or after `import tvm`; where a real driver is already
 loaded it refuses. Nothing in qcompiler starts it unasked, and a process stays emulated once it is.
 On a machine with a real driver, and where TVM's compiler is not wanted, begin the process with
-`qcompiler.runtime.emulation.start_cuda()`: importing this package imports TVM, which takes the
-real driver where there is one.
+`qcompiler.runtime.emulation.cuda().prepare()`: importing this package by its name imports TVM,
+which takes the real driver where there is one.
 
 order:  of blocks, warps and lanes: "forward", "reverse", or a seed for a new shuffle at every
         barrier. A right kernel gives the same result in each.
@@ -22,14 +22,16 @@ copies: when cp.async lands: "lazy", as late as its wait allows, or "eager", at 
 checks: every load and store is looked at: bounds to the byte, alignment, races in shared memory,
         shared memory read before it is written. Without, modules loaded from then on run faster,
         and faults show in the results only, or by a guard page.
+architecture: "sm_80" or "sm_90": the compute capability, and how much shared memory a block may use.
 
 A kernel that does what CUDA leaves undefined ends with an error that names kernel, block, thread
 and cause: EmulationError from `Program`, RuntimeError from TVM.
 
-`Program(text).run(kernel, grid, block, *arrays)` runs CUDA text without TVM. `with_text(code,
-text)` makes machine code that can be emulated too. How: text -> C++ (translate.py, ptx.py,
+`Program(text).run(kernel, grid, block, *arrays)` runs CUDA text without TVM; machine code that can
+be emulated too is made by qcompiler.nvcc.with_text. How: text -> C++ (translate.py, ptx.py,
 include/), one fiber per thread (engine/). Not covered: wgmma, TMA, mbarriers, clusters, wmma,
-textures, cooperative grids, kernels that spin on memory, float16 arithmetic. expf and its like are
+textures, cooperative grids, kernels that spin on memory, float16 arithmetic; races in global memory;
+warps whose lanes come to one helper function from different places. expf and its like are
 the host's, and a plain cast of a float that is out of range is too.
 """
 
@@ -43,11 +45,7 @@ from .translate import translate
 
 __all__ = [
     "EmulationError", "Program", "available", "prepare", "start", "started", "translate",
-    "with_text",
 ]  # fmt: skip
-
-TEXT_FOLLOWS = b"\nqcompiler: CUDA text follows\n"
-"""As in engine/driver.cpp."""
 
 
 def available() -> str | None:
@@ -66,12 +64,15 @@ def prepare() -> None:
     libraries.load()
 
 
-def start(order: str | int = "forward", copies: str = "lazy", checks: bool = True) -> None:
+def start(
+    order: str | int = "forward", copies: str = "lazy", checks: bool = True,
+    architecture: str = "sm_90",
+) -> None:  # fmt: skip
     """Makes this process see an emulated CUDA device; again, changes its settings.
 
     Raises EmulationError where that cannot be, ValueError for settings there are not.
     """
-    libraries.configure(order, copies, checks)
+    libraries.configure(order, copies, checks, architecture)
     libraries.attach_tvm()
 
 
@@ -81,11 +82,3 @@ def started() -> bool:
         return libraries.engine() is not None
     except EmulationError:
         return False
-
-
-def with_text(code: bytes, text: str) -> bytes:
-    """Machine code (a fat binary or cubin) followed by its CUDA text.
-
-    A GPU's driver reads the code and stops at its end; the emulator reads the text.
-    """
-    return code + TEXT_FOLLOWS + text.encode() + b"\0"

@@ -13,6 +13,9 @@ from . import build
 
 ORDERS = {"forward": 0, "reverse": 1}
 SHUFFLED = 2
+SHARED = {"sm_80": 166912, "sm_90": 232448}
+"""Bytes of shared memory that a block may use: CUDA C++ Programming Guide, "Technical Specifications
+per Compute Capability"."""
 TVM_CUDA = "libtvm_runtime_cuda.so"
 
 _BUILDER = ctypes.CFUNCTYPE(
@@ -65,15 +68,21 @@ def load() -> ctypes.CDLL:
     return driver
 
 
-def configure(order: str | int, copies: str, checks: bool) -> None:
+def configure(
+    order: str | int, copies: str, checks: bool, architecture: str = "sm_90"
+) -> None:
     """Settings of the launches that follow, and of the modules loaded from now on."""
     if copies not in ("lazy", "eager"):
         raise ValueError(f"copies: expected 'lazy' or 'eager', got {copies!r}")
     if isinstance(order, str) and order not in ORDERS:
         raise ValueError(f"order: expected 'forward', 'reverse' or a seed, got {order!r}")
+    if architecture not in SHARED:
+        raise ValueError(f"architecture: expected {' or '.join(SHARED)}, got {architecture!r}")
     kind = ORDERS[order] if isinstance(order, str) else SHUFFLED
     seed = order if isinstance(order, int) else 0
-    load().qcemu_configure(kind, ctypes.c_uint(seed), int(copies == "eager"), int(checks))
+    machine = (int(architecture.removeprefix("sm_")), ctypes.c_uint(SHARED[architecture]))
+    eager = int(copies == "eager")
+    load().qcemu_configure(kind, ctypes.c_uint(seed), eager, int(checks), *machine)
 
 
 def attach_tvm() -> None:

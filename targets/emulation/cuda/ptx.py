@@ -91,13 +91,13 @@ Every name they declare begins with qcemu_, lest it hide one of the operands.
 def load_matrices(name: re.Match[str], args: list[str], s: Statement) -> str:
     target, address = args
     call = f"{name['count']}, {_bool(name['trans'])}, qcemu_r, {s.address(address, 'shared')}"
-    return f"uint32_t qcemu_r[4]; qcemu::load_matrices({call}); {s.assign(target, 'qcemu_r')}"
+    return f"uint32_t qcemu_r[4]; qcemu::load_matrices(__LINE__, {call}); {s.assign(target, 'qcemu_r')}"
 
 
 def store_matrices(name: re.Match[str], args: list[str], s: Statement) -> str:
     address, source = args
     call = f"{name['count']}, {_bool(name['trans'])}, qcemu_r, {s.address(address, 'shared')}"
-    return f"{s.array('qcemu_r', source)} qcemu::store_matrices({call});"
+    return f"{s.array('qcemu_r', source)} qcemu::store_matrices(__LINE__, {call});"
 
 
 def integer_mma(name: re.Match[str], args: list[str], s: Statement) -> str:
@@ -106,7 +106,7 @@ def integer_mma(name: re.Match[str], args: list[str], s: Statement) -> str:
     form = f"{{{name['depth']}, {', '.join(signs)}}}"
     return (
         f"{_sources(a, b, c, s)} int32_t qcemu_r[4]; "
-        f"qcemu::mma({form}, qcemu_r, qcemu_a, qcemu_b, (const int32_t*)qcemu_c); "
+        f"qcemu::mma(__LINE__, {form}, qcemu_r, qcemu_a, qcemu_b, (const int32_t*)qcemu_c); "
         f"{s.assign(d, 'qcemu_r')}"
     )
 
@@ -115,7 +115,7 @@ def half_mma(name: re.Match[str], args: list[str], s: Statement) -> str:
     d, a, b, c = args
     return (
         f"{_sources(a, b, c, s)} uint32_t qcemu_r[4]; "
-        f"qcemu::mma_half((float*)qcemu_r, qcemu_a, qcemu_b, (const float*)qcemu_c); "
+        f"qcemu::mma_half(__LINE__, (float*)qcemu_r, qcemu_a, qcemu_b, (const float*)qcemu_c); "
         f"{s.assign(d, 'qcemu_r')}"
     )
 

@@ -124,23 +124,23 @@ static void store(Warp& warp, uint32_t) {
   }
 }
 
-void load_matrices(int count, bool transposed, uint32_t* registers, uint32_t row_address) {
+void load_matrices(int line, int count, bool transposed, uint32_t* registers, uint32_t row_address) {
   static const Operation operations[2][3] = {
       {{"ldmatrix.x1", true, load<1, false>}, {"ldmatrix.x2", true, load<2, false>}, {"ldmatrix.x4", true, load<4, false>}},
       {{"ldmatrix.x1.trans", true, load<1, true>}, {"ldmatrix.x2.trans", true, load<2, true>}, {"ldmatrix.x4.trans", true, load<4, true>}}};
   const uint64_t in = row_address;
   uint64_t out[4];
-  join(operations[transposed][count / 2], ALL, &in, out);
+  join(operations[transposed][count / 2], ALL, &in, out, line);
   for (int m = 0; m < count; ++m) registers[m] = static_cast<uint32_t>(out[m]);
 }
 
-void store_matrices(int count, bool transposed, const uint32_t* registers, uint32_t row_address) {
+void store_matrices(int line, int count, bool transposed, const uint32_t* registers, uint32_t row_address) {
   static const Operation operations[2][3] = {
       {{"stmatrix.x1", true, store<1, false>}, {"stmatrix.x2", true, store<2, false>}, {"stmatrix.x4", true, store<4, false>}},
       {{"stmatrix.x1.trans", true, store<1, true>}, {"stmatrix.x2.trans", true, store<2, true>}, {"stmatrix.x4.trans", true, store<4, true>}}};
   uint64_t in[5] = {row_address};
   for (int m = 0; m < count; ++m) in[1 + m] = registers[m];
-  join(operations[transposed][count / 2], ALL, in, nullptr);
+  join(operations[transposed][count / 2], ALL, in, nullptr, line);
 }
 
 // ------------------------------------------------------------------------------------------ mma
@@ -197,12 +197,12 @@ static const Operation& form_of(const IntegerMma& form) {
   return forms[form.a_signed * 4 + form.b_signed * 2 + form.saturate];
 }
 
-void mma(const IntegerMma& form, int32_t* d, const uint32_t* a, const uint32_t* b, const int32_t* c) {
+void mma(int line, const IntegerMma& form, int32_t* d, const uint32_t* a, const uint32_t* b, const int32_t* c) {
   uint64_t in[10] = {}, out[4];
   for (int i = 0; i < form.depth / 8; ++i) in[i] = a[i];
   for (int i = 0; i < form.depth / 16; ++i) in[B_AT + i] = b[i];
   for (int i = 0; i < 4; ++i) in[C_AT + i] = static_cast<uint32_t>(c[i]);
-  join(form.depth == 32 ? form_of<32>(form) : form_of<16>(form), ALL, in, out);
+  join(form.depth == 32 ? form_of<32>(form) : form_of<16>(form), ALL, in, out, line);
   for (int i = 0; i < 4; ++i) d[i] = static_cast<int32_t>(out[i]);
 }
 
@@ -236,7 +236,7 @@ static void multiply_half(Warp& warp, uint32_t) {
     }
 }
 
-void mma_half(float* d, const uint32_t* a, const uint32_t* b, const float* c) {
+void mma_half(int line, float* d, const uint32_t* a, const uint32_t* b, const float* c) {
   static const Operation operation = {"mma.sync on float16", true, multiply_half};
   uint64_t in[10], out[4];
   for (int i = 0; i < 4; ++i) in[i] = a[i];
@@ -246,7 +246,7 @@ void mma_half(float* d, const uint32_t* a, const uint32_t* b, const float* c) {
     memcpy(&bits, &c[i], sizeof bits);
     in[C_AT + i] = bits;
   }
-  join(operation, ALL, in, out);
+  join(operation, ALL, in, out, line);
   for (int i = 0; i < 4; ++i) {
     const auto bits = static_cast<uint32_t>(out[i]);
     memcpy(&d[i], &bits, sizeof bits);

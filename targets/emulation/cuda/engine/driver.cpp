@@ -80,8 +80,8 @@ std::string unlaunchable(const Function& function, const LaunchConfig& c) {
     snprintf(text, sizeof text, "a grid of (%u, %u, %u) blocks", c.grid_x, c.grid_y, c.grid_z);
   else if (c.shared_bytes > function.dynamic_limit)
     snprintf(text, sizeof text, "%u bytes of dynamic shared memory; cuFuncSetAttribute has allowed %u", c.shared_bytes, function.dynamic_limit);
-  else if (c.shared_bytes + k.static_shared > MAX_SHARED)
-    snprintf(text, sizeof text, "%u bytes of shared memory; a block has %u", c.shared_bytes + k.static_shared, MAX_SHARED);
+  else if (c.shared_bytes + k.static_shared > settings.max_shared)
+    snprintf(text, sizeof text, "%u bytes of shared memory; a block has %u", c.shared_bytes + k.static_shared, settings.max_shared);
   else if (k.static_shared > MAX_STATIC_SHARED)
     snprintf(text, sizeof text, "%u bytes of static shared memory; a kernel may have %u", k.static_shared, MAX_STATIC_SHARED);
   return text[0] ? "kernel " + std::string(k.name) + " cannot be launched with " + text : "";
@@ -95,13 +95,15 @@ extern "C" {
 
 void qcemu_set_builder(Builder function) { builder = function; }
 
-// order: 0 forward, 1 reverse, 2 shuffled by `seed`.
-void qcemu_configure(int order, unsigned seed, int eager, int checks) {
+// order: 0 forward, 1 reverse, 2 shuffled by `seed`. capability: 90 for 9.0; max_shared: its bytes for a block.
+void qcemu_configure(int order, unsigned seed, int eager, int checks, int capability, unsigned max_shared) {
   std::lock_guard<std::mutex> guard(engine_lock());
   settings.order = static_cast<Order>(order);
   settings.seed = seed;
   settings.eager = eager;
   settings.checks = checks;
+  settings.capability = capability;
+  settings.max_shared = max_shared;
 }
 
 const char* qcemu_failure() { return failure.c_str(); }
@@ -134,9 +136,9 @@ int cuModuleUnload(void*) { return SUCCESS; }
 int cuFuncSetAttribute(void* function, int attribute, int value) {
   if (attribute != MAX_DYNAMIC_SHARED_ATTRIBUTE) return SUCCESS;
   auto* f = static_cast<Function*>(function);
-  if (value < 0 || value + f->kernel->static_shared > MAX_SHARED)
+  if (value < 0 || value + f->kernel->static_shared > settings.max_shared)
     return fail(INVALID_VALUE, "kernel " + std::string(f->kernel->name) + " asks for " + std::to_string(value) +
-                                   " bytes of dynamic shared memory; a block has " + std::to_string(MAX_SHARED));
+                                   " bytes of dynamic shared memory; a block has " + std::to_string(settings.max_shared));
   f->dynamic_limit = static_cast<unsigned>(value);
   return SUCCESS;
 }

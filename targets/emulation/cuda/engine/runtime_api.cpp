@@ -14,7 +14,7 @@ namespace {
 // Codes of cudaError_t (CUDA Runtime API).
 constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_SUPPORTED = 801;
 
-// cudaDeviceAttr, for an H100: what TVM asks of a device.
+// cudaDeviceAttr, for an H100 or an A100: what TVM asks of a device.
 int attribute_value(int attribute) {
   switch (attribute) {
     case 1: case 2: case 3: return MAX_THREADS;
@@ -27,10 +27,10 @@ int attribute_value(int attribute) {
     case 13: return 1755000;               // kHz
     case 16: return 132;                   // multiprocessors
     case 38: return 50 << 20;              // bytes of second-level cache
-    case 75: return 9;                     // compute capability 9.0
-    case 76: return 0;
-    case 81: return 233472;                // bytes of shared memory per multiprocessor
-    case 97: return MAX_SHARED;
+    case 75: return settings.capability / 10;
+    case 76: return settings.capability % 10;
+    case 81: return settings.max_shared + 1024;  // bytes of a multiprocessor; CUDA keeps 1024 for each block
+    case 97: return settings.max_shared;
     default: return 0;
   }
 }

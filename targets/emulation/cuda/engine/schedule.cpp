@@ -85,11 +85,15 @@ static void take_active_mask(Warp& warp, uint32_t lanes) {
 }
 static const Operation ACTIVE_MASK = {"__activemask", false, take_active_mask};
 
+static bool same_place(const Thread& a, const Thread& b) {
+  return a.operation == b.operation && a.mask == b.mask && a.line == b.line;
+}
+
 static uint32_t waiting_like(const Warp& warp, const Thread& thread) {
   uint32_t mask = 0;
   for (int i = 0; i < warp.count; ++i) {
     const Thread& other = warp.lanes[i];
-    if (other.status == Status::at_operation && other.operation == thread.operation && other.mask == thread.mask)
+    if (other.status == Status::at_operation && same_place(other, thread))
       mask |= 1u << i;
   }
   return mask;
@@ -129,11 +133,12 @@ static bool release_lanes(Warp& warp) {
   return false;
 }
 
-void join(const Operation& operation, uint32_t mask, const uint64_t* in, uint64_t* out) {
+void join(const Operation& operation, uint32_t mask, const uint64_t* in, uint64_t* out, int line) {
   if (&operation != &ACTIVE_MASK && !(mask >> lane_of(*current) & 1))
     fault("%s: lane %d is not in its own mask %08x", operation.name, lane_of(*current), mask);
   current->operation = &operation;
   current->mask = mask;
+  current->line = line;
   current->in = in;
   current->out = out;
   suspend(Status::at_operation);
@@ -157,7 +162,7 @@ static void run_warp(Warp& warp) {
 // ---------------------------------------------------------------------------------------- blocks
 
 void block_barrier(int line) {
-  current->barrier_line = line;
+  current->line = line;
   suspend(Status::at_barrier);
 }
 
@@ -168,6 +173,12 @@ static void explain_deadlock(int count) {
     if (threads[i].status == Status::at_operation) at_operation = &threads[i];
   }
   current = &threads[at_operation ? at_operation->linear : 0];
+  for (int i = 0; i < count; ++i) {
+    const Thread& other = threads[i];
+    if (other.status == Status::at_operation && other.operation == current->operation && other.line != current->line)
+      fault("waits at the %s of line %d while thread (%u, %u, %u) waits at that of line %d", current->operation->name,
+            current->line, other.index.x, other.index.y, other.index.z, other.line);
+  }
   const char* where = at_barrier ? "a __syncthreads" : "another operation or mask";
   fault("deadlock: waits at %s with mask %08x for lanes that stand at %s", at_operation->operation->name,
         at_operation->mask, where);
@@ -182,9 +193,9 @@ static bool pass_barrier(int count) {
     if (thread.status != Status::at_barrier) explain_deadlock(count);
     if (!first) first = &thread;
     current = &thread;
-    if (thread.barrier_line != first->barrier_line)
+    if (thread.line != first->line)
       fault("waits at the __syncthreads of line %d while thread (%u, %u, %u) waits at that of line %d",
-            thread.barrier_line, first->index.x, first->index.y, first->index.z, first->barrier_line);
+            thread.line, first->index.x, first->index.y, first->index.z, first->line);
   }
   if (!first) return true;
   for (int i = 0; i < count; ++i) {

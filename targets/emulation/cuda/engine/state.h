@@ -21,6 +21,8 @@ struct Settings {
   uint32_t seed = 0;
   bool eager = false;   // cp.async lands when it is issued; otherwise when it is waited for
   bool checks = true;   // bounds, races and uninitialised shared memory, where kernels are instrumented
+  int capability = 90;           // compute capability 9.0
+  unsigned max_shared = 232448;  // bytes a block may use, static and dynamic together (227 KB on 9.0)
 };
 
 extern Settings settings;
@@ -48,7 +50,7 @@ struct Thread {
   int linear = 0;
   Status status = Status::finished;
   // What it waits for.
-  int barrier_line = 0;
+  int line = 0;  // of a block barrier, or of an operation of the whole warp
   const Operation* operation = nullptr;
   uint32_t mask = 0;
   // Operands and results of a warp operation; pointers into the thread's own stack.
@@ -85,8 +87,8 @@ void prepare_fibers(int count, void (*body)());
 // After a fault: fibers stand anywhere, so they begin anew.
 void reset_fibers();
 
-// Waits until the lanes of `mask` have come to the same operation, and performs it.
-void join(const Operation& operation, uint32_t mask, const uint64_t* in, uint64_t* out);
+// Waits until the lanes of `mask` have come to the same operation (in the same line), and performs it.
+void join(const Operation& operation, uint32_t mask, const uint64_t* in, uint64_t* out, int line = 0);
 inline int lane_of(const Thread& thread) { return thread.linear % WARP_SIZE; }
 
 // --------------------------------------------------------------------------------------- launch
@@ -134,7 +136,6 @@ void begin_phase();   // a block barrier has been passed
 // Records an access of the current thread, a fault where it is out of bounds, races with another
 // thread's, meets a copy in flight, or reads what nobody has written.
 void record_shared(size_t offset, size_t bytes, bool write);
-void copy_in_flight(size_t offset, size_t bytes, bool begins);
 void finish_copies(Thread& thread);
 
 }  // namespace qcemu

@@ -15,7 +15,6 @@ namespace qcemu {
 
 constexpr int WARP_SIZE = 32;
 constexpr int MAX_THREADS = 1024;          // per block; CUDA C++ Programming Guide, compute capability 8.0 and 9.0
-constexpr unsigned MAX_SHARED = 232448;    // bytes a block may use on 9.0 (227 KB), static and dynamic together
 constexpr unsigned MAX_STATIC_SHARED = 49152;  // bytes; more is refused by nvcc
 constexpr unsigned char POISON = 0x7F;     // 127 as int8, 3.4e38 as float32: visible in sums and maxima
 
@@ -57,18 +56,19 @@ void shuffle(Shuffle how, uint32_t mask, const void* value, void* result, size_t
 enum class Vote { any, all, ballot };
 uint32_t vote(Vote how, uint32_t mask, uint32_t predicate);
 
-// ldmatrix and stmatrix: `count` 8x8 matrices of 16-bit elements, one register each.
-void load_matrices(int count, bool transposed, uint32_t* registers, uint32_t row_address);
-void store_matrices(int count, bool transposed, const uint32_t* registers, uint32_t row_address);
+// ldmatrix and stmatrix: `count` 8x8 matrices of 16-bit elements, one register each. line: of the text, where
+// all lanes of a warp must be.
+void load_matrices(int line, int count, bool transposed, uint32_t* registers, uint32_t row_address);
+void store_matrices(int line, int count, bool transposed, const uint32_t* registers, uint32_t row_address);
 
 // mma.sync on 8-bit integers, m16n8k16 (k_depth 16) and m16n8k32; accumulators wrap as int32.
 struct IntegerMma {
   int depth;
   bool a_signed, b_signed, saturate;
 };
-void mma(const IntegerMma& form, int32_t* d, const uint32_t* a, const uint32_t* b, const int32_t* c);
+void mma(int line, const IntegerMma& form, int32_t* d, const uint32_t* a, const uint32_t* b, const int32_t* c);
 // mma.sync m16n8k16 on float16 operands and float32 accumulators, added in order of k.
-void mma_half(float* d, const uint32_t* a, const uint32_t* b, const float* c);
+void mma_half(int line, float* d, const uint32_t* a, const uint32_t* b, const float* c);
 
 void copy_async(uint32_t to_shared, const void* from_global, unsigned bytes, unsigned source_bytes, bool only_l2);
 void commit_copies();
