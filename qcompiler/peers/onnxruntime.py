@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -64,17 +64,18 @@ def float32(job: Job) -> Program:
 
 
 def static(job: Job, weights: str, reduce_range: bool) -> Program:
+    return _quantized(job, partial(write_static, job, weights=weights, reduce_range=reduce_range))
+
+
+def write_static(job: Job, made: Path, weights: str, reduce_range: bool) -> None:
     """QDQ, a scale per output channel, ranges by smallest and largest value."""
     source = exported(job)
     taken = {i.name for i in onnx.load(source, load_external_data=False).graph.input}
-
-    def write(made: Path) -> None:
+    with _quiet():
         quantized_statically(
             source, made, Reader(job, taken), per_channel=True, reduce_range=reduce_range,
             activation_type=QuantType.QUInt8, weight_type=getattr(QuantType, weights),
         )  # fmt: skip
-
-    return _quantized(job, write)
 
 
 def dynamic(job: Job, reduce_range: bool) -> Program:
@@ -126,15 +127,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-U8S8 = partial(static, weights="QInt8")
+FULL: Mapping[str, Any] = {"weights": "QInt8", "reduce_range": False}
+REDUCED: Mapping[str, Any] = {"weights": "QInt8", "reduce_range": True}
+UNSIGNED: Mapping[str, Any] = {"weights": "QUInt8", "reduce_range": False}
 MODES = (
     Mode(PEER, "float32", "all graph optimizations", Precision.FLOAT32, float32),
     Mode(PEER, "int8 static u8s8", "QDQ per channel, 8-bit weights",
-         Precision.INT8, partial(U8S8, reduce_range=False), saturates=True),
+         Precision.INT8, partial(static, **FULL), saturates=True),
     Mode(PEER, "int8 static u8s7", "QDQ per channel, weights reduced to 7 bits",
-         Precision.INT8, partial(U8S8, reduce_range=True)),
+         Precision.INT8, partial(static, **REDUCED)),
     Mode(PEER, "int8 static u8u8", "QDQ per channel, unsigned weights",
-         Precision.INT8, partial(static, weights="QUInt8", reduce_range=False)),
+         Precision.INT8, partial(static, **UNSIGNED)),
     Mode(PEER, "int8 dynamic u8s8", "dynamic per channel, 8-bit weights",
          Precision.INT8, partial(dynamic, reduce_range=False), saturates=True, families=DENSE),
     Mode(PEER, "int8 dynamic u8s7", "dynamic per channel, weights reduced to 7 bits",

@@ -1,4 +1,7 @@
-"""PyTorch itself: eager, and compiled by Inductor with frozen weights."""
+"""PyTorch itself, compiled by Inductor with frozen weights.
+
+Eager PyTorch is no mode: it is what results are compared with, and measured in any case.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,6 @@ from qcompiler.peers.mode import Job, Mode, Precision, Program, Skipped
 PEER = "torch"
 COMPILERS = ("g++", "clang++", "c++")
 """What Inductor looks for to compile kernels for the CPU."""
-
-
-def eager(job: Job) -> Program:
-    return _program(job, job.module)
 
 
 def compiled(job: Job) -> Program:
@@ -48,7 +47,4 @@ def _arrays(results: Any) -> Sequence[Any]:
     return [t.numpy() for t in tensors(results)]
 
 
-MODES = (
-    Mode(PEER, "float32 eager", "as it is called", Precision.FLOAT32, eager),
-    Mode(PEER, "float32 compiled", "Inductor, frozen weights", Precision.FLOAT32, compiled),
-)
+MODES = (Mode(PEER, "float32 compiled", "Inductor, frozen weights", Precision.FLOAT32, compiled),)

@@ -1,4 +1,4 @@
-"""GPT-2 small (Radford et al., 2019) as plain blocks: a prompt at once, or one token and a cache."""
+"""GPT-2 small (Radford et al., 2019) as plain blocks: a whole prompt, or a token and a cache."""
 
 from __future__ import annotations
 
