@@ -19,17 +19,18 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of a call: the median, and the quartiles around it."""
+    """Milliseconds of a call: the median, the quartiles around it, and the least."""
 
     median: float
     low: float
     high: float
     count: int
+    least: float
 
     @staticmethod
     def of(values: list[float]) -> Times:
         low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-        return Times(middle, low, high, len(values))
+        return Times(middle, low, high, len(values), min(values))
 
 
 def in_turns(

@@ -6,6 +6,7 @@ its group within 5 % of that group's fastest, less 0.5 dB.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -142,7 +143,8 @@ def verdict(bar: Bar, rows: Sequence[Row]) -> Verdict:
 def _needed(peers: Sequence[Row], best: Row) -> float | None:
     """The SQNR that our program must have."""
     close = [r.sqnr for r in peers if r.ms <= CLOSE * best.ms and r.sqnr is not None]
-    return max(close) - ALLOWANCE if close else None
+    known = [s for s in close if not math.isnan(s)]
+    return max(known) - ALLOWANCE if known else None
 
 
 def _nobody(bar: Bar, mine: Sequence[Row], needed: float | None) -> str:

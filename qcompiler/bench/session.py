@@ -107,6 +107,8 @@ def _one(opened: Open, plan: Plan, wish: Wish, show: Progress, say: Callable[[An
     single = (lambda: opened(1)) if plan.batch > 1 else None
     found = measured(task, plan, show, single)
     say(table.times_table(title(task.name, plan, found.rows), found.rows))
+    if table.remarks(found.rows):
+        say(table.remarks(found.rows))
     bars = verdicts(task.name, found.rows) if wish.peers else []
     if wish.compile:
         say(table.seconds_table(task.name, found.rows))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qcompiler.bench.per_op import OpTime
     from qcompiler.bench.resident import Resident
 
-NARROWEST = 100
+NARROWEST = 120
 """Columns below which a table that goes to no terminal is not squeezed."""
 SHOWN = 30
 """Kernels in a table; the rest is one line."""
@@ -32,17 +32,20 @@ def console() -> Console:
 def times_table(title: str, rows: Sequence[Row]) -> Table:
     """Sorted within each group of precision; speed against the fastest float32 that is not ours."""
     judged = any(r.sqnr is not None for r in rows)
-    heads = ["program", "median ms", "quartiles ms", "speed", *["SQNR dB"] * judged]
+    heads = ["program", "median ms", "quartiles ms", "least ms", "speed", *["SQNR dB"] * judged]
     table = Table(*heads, title=title)
     base = baseline(rows)
-    noted = any(r.note or r.failure for r in rows)
-    if noted:
-        table.add_column("note", overflow="fold", ratio=1)
-    for row in ordered(rows):
-        cells = [escape(row.program), *_times(row, base), *[_decibels(row.sqnr)] * judged]
-        note = [escape(f"failed: {row.failure}" if row.failure else row.note)] * noted
-        table.add_row(*cells, *note, style="dim" if row.failure else None)
+    for row in (r for r in ordered(rows) if not r.failure):
+        name = f"{escape(row.program)}{' *' if row.note else ''}"
+        table.add_row(name, *_times(row, base), *[_decibels(row.sqnr)] * judged)
     return table
+
+
+def remarks(rows: Sequence[Row]) -> str:
+    """What the table has no place for: why programs are not in it, and what to know of others."""
+    failed = [f"{r.program}: failed: {r.failure}" for r in rows if r.failure]
+    notes = dict.fromkeys(r.note for r in rows if r.note and not r.failure)
+    return escape("\n".join([*(f"* {note}" for note in notes), *failed]))
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
@@ -60,12 +63,13 @@ def baseline(rows: Sequence[Row]) -> Row | None:
     return min(others, key=lambda r: r.ms, default=timed[0] if timed else None)
 
 
-def _times(row: Row, base: Row | None) -> tuple[str, str, str]:
+def _times(row: Row, base: Row | None) -> tuple[str, ...]:
     if row.times is None or base is None:
-        return "-", "-", "-"
+        return "-", "-", "-", "-"
     per_item = (base.ms / base.batch) / (row.ms / row.batch)
     t = row.times
-    return f"{t.median:.3f}", f"{t.low:.3f} - {t.high:.3f}", f"{per_item:.2f}x"
+    spread = f"{t.low:.3f} - {t.high:.3f}"
+    return f"{t.median:.3f}", spread, f"{t.least:.3f}", f"{per_item:.2f}x"
 
 
 def _decibels(value: float | None) -> str:
@@ -109,19 +113,26 @@ def memory_table(found: Sequence[Resident]) -> Table:
 
 
 def ops_table(title: str, ops: Sequence[OpTime], shown: int = SHOWN) -> Table:
-    table = Table(
-        "node", "kernel", "shape", "ms", "share", "GMAC/s", "of peak", title=title
-    )  # fmt: skip
+    table = Table(title=title)
+    table.add_column("node", overflow="fold")
+    for head in ("kernel", "shape", "ms", "share", "GMAC/s", "of peak"):
+        table.add_column(head)
     for op in ops[:shown]:
         rate = f"{op.gmacs:.1f}" if op.macs else ""
         peak = "" if op.peak is None else f"{op.peak:.0%}"
-        table.add_row(escape(op.name), escape(op.kind), escape(op.detail), f"{op.ms:.3f}",
+        table.add_row(escape(op.name), escape(_short(op)), escape(op.detail), f"{op.ms:.3f}",
                       f"{op.share:.1%}", rate, peak)  # fmt: skip
     rest = ops[shown:]
     if rest:
         table.add_row(f"{len(rest)} more", "", "", f"{sum(o.ms for o in rest):.3f}",
                       f"{sum(o.share for o in rest):.1%}", "", "")  # fmt: skip
     return table
+
+
+def _short(op: OpTime) -> str:
+    """The first op of a region, and how many follow it; JSON names them all."""
+    first, *rest = op.kind.split("+")
+    return f"{first} + {len(rest)}" if rest else first
 
 
 def ops_summary(ops: Sequence[OpTime], peaks: Sequence[Peak | None], call_ms: float) -> str:

@@ -28,7 +28,7 @@ def compiled(job: Job) -> Program:
     torch._dynamo.reset()
     torch.set_num_threads(job.threads)
     made = _program(job, torch.compile(job.module))
-    with inductor.patch(freezing=True):
+    with inductor.patch(freezing=True, compile_threads=1):
         made.call()
     return made
 
