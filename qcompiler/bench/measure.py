@@ -17,7 +17,8 @@ from qcompiler.bench.ours import Built, Traced, built
 from qcompiler.bench.row import OURS, REFERENCE, Row, precision_of
 from qcompiler.bench.task import Task
 from qcompiler.peers import Job, Mode, Precision, Program, Skipped
-from qcompiler.peers.exported import tensors
+from qcompiler.peers.exported import ExportError, tensors
+from qcompiler.peers.mode import first_line
 from qcompiler.recipe import Recipe, recipe_of
 from qcompiler.report.quality import sqnr
 from qcompiler.targets import Target
@@ -139,11 +140,10 @@ def _prepared(mode: Mode, job: Job, plan: Plan) -> Candidate:
 
 
 def reason(error: Exception) -> str:
-    """The error as one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    own = isinstance(error, ValueError | ImportError | Skipped)
-    return text if own or not lines else f"{type(error).__name__}: {text}"
+    """The error as one line, with its type where that says something to a reader."""
+    text, kind = first_line(error), type(error).__name__
+    told = isinstance(error, ValueError | ImportError | Skipped | ExportError) or text == kind
+    return text if told else f"{kind}: {text}"
 
 
 def _judged(candidate: Candidate, task: Task, reference: Candidate, plan: Plan) -> Candidate:

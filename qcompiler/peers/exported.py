@@ -11,10 +11,14 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from qcompiler.peers.mode import Inputs, Job
+from qcompiler.peers.mode import Inputs, Job, first_line
 
 OPSET = 17
 """The last that the exporter writes which needs no package beyond torch."""
+
+
+class ExportError(RuntimeError):
+    """PyTorch cannot write the job as ONNX; the message is its reason."""
 
 
 class Flat(torch.nn.Module):
@@ -43,18 +47,27 @@ def feed(job: Job, inputs: Inputs) -> dict[str, Any]:
 
 
 def exported(job: Job) -> Path:
-    """The job's model.onnx. What the exporter raises is raised at every call."""
-    path = job.folder / "model.onnx"
+    """The job's model.onnx. Raises ExportError, at the first call and, at once, at later ones."""
+    path, failure = job.folder / "model.onnx", job.folder / "no_model.txt"
+    if failure.exists():
+        raise ExportError(failure.read_text())
     if path.exists():
         return path
-    part = job.folder / "part.onnx"
+    try:
+        return _write(job, job.folder / "part.onnx").replace(path)
+    except Exception as e:  # of many kinds
+        failure.write_text(f"torch.onnx.export: {first_line(e)}")
+        raise ExportError(failure.read_text()) from e
+
+
+def _write(job: Job, path: Path) -> Path:
     # In eval mode itself: the exporter gives a module back in the mode of its root.
     flat = Flat(job.module).eval()
     with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         with torch.inference_mode():
             torch.onnx.export(
-                flat, job.inputs, str(part), opset_version=OPSET, dynamo=False,
+                flat, job.inputs, str(path), opset_version=OPSET, dynamo=False,
                 input_names=input_names(job),
             )  # fmt: skip
-    return part.replace(path)
+    return path

@@ -103,3 +103,9 @@ class Mode:
 
 class Skipped(RuntimeError):
     """A mode that cannot be had here; the message says why."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as one line; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -8,7 +8,7 @@ from torch import nn
 
 from qcompiler import peers
 from qcompiler.peers import Family, Job, MissingPeer, Mode, Precision, Program, Skipped, modes
-from qcompiler.peers.exported import exported, feed, tensors
+from qcompiler.peers.exported import ExportError, exported, feed, tensors
 
 NO_PEERS = "the peers are not installed: pip install 'qcompiler[peers]'"
 
@@ -105,3 +105,17 @@ def test_the_module_stays_in_eval_mode_and_is_written_once(job) -> None:
     assert not any(m.training for m in job.module.modules())
     assert exported(job).stat().st_mtime_ns == first
     assert list(feed(job, job.inputs)) == ["input_0"]
+
+
+def test_what_cannot_be_exported_is_tried_once(job, monkeypatch) -> None:
+    tries = []
+
+    def fails(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise TypeError("no such operator\nat line 3")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    for _ in range(2):
+        with pytest.raises(ExportError, match=r"^torch.onnx.export: no such operator$"):
+            exported(job)
+    assert len(tries) == 1
