@@ -105,6 +105,13 @@ class Skipped(RuntimeError):
     """A mode that cannot be had here; the message says why."""
 
 
+def normalises(module: torch.nn.Module) -> bool:
+    """Whether it has a LayerNorm: what peers call a transformer and set otherwise."""
+    import torch
+
+    return any(isinstance(m, torch.nn.LayerNorm) for m in module.modules())
+
+
 def first_line(error: Exception) -> str:
     """What an error says, as one line; its type where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -15,7 +15,15 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization import quantize_static as quantized_statically
 
 from qcompiler.peers.exported import exported, feed
-from qcompiler.peers.mode import BOUND_BY_WEIGHTS, DENSE, Job, Mode, Precision, Program
+from qcompiler.peers.mode import (
+    BOUND_BY_WEIGHTS,
+    DENSE,
+    Job,
+    Mode,
+    Precision,
+    Program,
+    normalises,
+)
 
 PEER = "onnxruntime"
 ERRORS_ONLY = 3
@@ -24,6 +32,9 @@ GROUP = 32
 """Weights that share a scale in the 4-bit mode: its smallest, hence most accurate, common size."""
 INT8_PRODUCTS = 4
 """MatMulNBits' accuracy_level that quantizes activations to 8 bits: its fastest."""
+PRODUCTS = ["MatMul", "Gemm"]
+"""What is quantized of a transformer. By default the sum with an attention mask is, too, and its
+range, from -3e38 on, leaves nothing of the scores: BERT has 3 dB then, and 25 dB with this."""
 
 
 def session(path: Path | bytes, threads: int) -> Any:
@@ -75,6 +86,7 @@ def write_static(job: Job, made: Path, weights: str, reduce_range: bool) -> None
         quantized_statically(
             source, made, Reader(job, taken), per_channel=True, reduce_range=reduce_range,
             activation_type=QuantType.QUInt8, weight_type=getattr(QuantType, weights),
+            op_types_to_quantize=PRODUCTS if normalises(job.module) else None,
         )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import nncf
 import openvino as ov
-import torch
 from nncf.quantization.advanced_parameters import (
     AdvancedCompressionParameters,
     AdvancedQuantizationParameters,
@@ -19,7 +18,7 @@ from nncf.quantization.advanced_parameters import (
 )
 
 from qcompiler.peers.exported import exported, feed
-from qcompiler.peers.mode import BOUND_BY_WEIGHTS, Job, Mode, Precision, Program
+from qcompiler.peers.mode import BOUND_BY_WEIGHTS, Job, Mode, Precision, Program, normalises
 
 PEER = "openvino"
 GROUP = 64
@@ -70,7 +69,8 @@ def int8(job: Job, fix: OverflowFix) -> Program:
         arrays = feed(job, inputs)
         return [arrays[name] for name in names]
 
-    kind = nncf.ModelType.TRANSFORMER if _is_transformer(job) else None
+    # It smooths activations, which is right behind a LayerNorm, and costs a lone product 10 dB.
+    kind = nncf.ModelType.TRANSFORMER if normalises(job.module) else None
     with _quiet():
         made = nncf.quantize(
             model, nncf.Dataset(job.calibration, item), model_type=kind,
@@ -78,12 +78,6 @@ def int8(job: Job, fix: OverflowFix) -> Program:
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
         )  # fmt: skip
     return program(made, job)
-
-
-def _is_transformer(job: Job) -> bool:
-    """NNCF smooths activations then, which is right behind a LayerNorm and costs a lone product
-    10 dB and more (measured on gemv)."""
-    return any(isinstance(m, torch.nn.LayerNorm) for m in job.module.modules())
 
 
 def compressed(job: Job, **options: Any) -> Program:

@@ -38,9 +38,17 @@ def test_the_held_out_input_is_no_calibration_input() -> None:
     work = works.find("gemv")
     assert work is not None
     calibration = work.calibration()
-    assert len(calibration) == CALIBRATION
+    assert len(calibration) == len(CALIBRATION) == 8
     assert not any(torch.equal(c[0], work.held_out()[0]) for c in calibration)
     assert torch.equal(work.held_out()[0], work.draw(1, HELD_OUT)[0])
+
+
+def test_no_calibration_input_is_a_row_of_the_weights() -> None:
+    work = works.find("gemm768")
+    assert work is not None
+    with torch.no_grad():
+        largest = [float(work.module()(x).abs().max()) for (x,) in work.calibration()]
+    assert max(largest) < 7.0  # standard deviations: 5 million normal numbers stay below 6
 
 
 def test_works_are_sources_of_the_zoo() -> None:
