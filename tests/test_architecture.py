@@ -18,14 +18,19 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
 
 # What a layer may not import at all. Files of qcompiler/ that no other row names are core.
-ABOVE_CORE = tuple(f"qcompiler.{n}" for n in ("cli", "demo", "report", "runtime", "zoo"))
+ABOVE = ("bench", "cli", "demo", "peers", "report", "runtime", "zoo")
+ABOVE_CORE = tuple(f"qcompiler.{n}" for n in ABOVE)
+OTHERS = tuple(name for name in ABOVE_CORE if name != "qcompiler.peers")
 TVM = ("tvm", "tvm_ffi")
 NEVER = {
     "core": (*TVM, "qcompiler.passes", "qcompiler.targets", *ABOVE_CORE),
     "passes": (*TVM, "qcompiler.targets", "qcompiler.frontend", *ABOVE_CORE),
     "targets": ("qcompiler.passes", "qcompiler.frontend", *ABOVE_CORE),
-    "runtime": ("qcompiler.cli", "qcompiler.demo", "qcompiler.zoo"),
-    "report": (*TVM, "qcompiler.cli", "qcompiler.zoo"),
+    "runtime": ("qcompiler.bench", "qcompiler.cli", "qcompiler.demo", "qcompiler.zoo"),
+    "report": (*TVM, "qcompiler.bench", "qcompiler.cli", "qcompiler.zoo"),
+    # Others' programs, prepared without anything of ours but values.
+    "peers": (*TVM, "qcompiler.passes", "qcompiler.targets", "qcompiler.frontend", *OTHERS),
+    "bench": (*TVM, "qcompiler.passes", "qcompiler.cli", "qcompiler.demo"),
     "zoo": (*TVM, "qcompiler.passes", "qcompiler.targets", "qcompiler.runtime", "qcompiler.cli"),
     "facade": TVM,
     "cli": TVM,
@@ -79,7 +84,7 @@ def layer(path: Path) -> str:
     if path.parts[0] in ("passes", "targets"):
         return path.parts[0]
     name = path.parts[1].removesuffix(".py")
-    return name if name in ("cli", "demo", "report", "runtime", "zoo") else "core"
+    return name if name in ABOVE else "core"
 
 
 def package(path: Path) -> str:

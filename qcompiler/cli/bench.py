@@ -1,114 +1,159 @@
-"""The bench command: times of our programs and of PyTorch, side by side."""
+"""The bench command: times of our programs and of other runtimes, side by side."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qcompiler.cli.build import DATA, chosen
+from qcompiler.cli.build import DATA, chosen, given
+from qcompiler.cli.exits import usage
 from qcompiler.cli.progress import Show, progress
 from qcompiler.cli.sources import Model, allowed_threads, data_of, model_of
 
 if TYPE_CHECKING:
-    from qcompiler.timing import Times
+    from qcompiler.bench.session import Open
+    from qcompiler.peers import Mode
 
-Calls = dict[str, Callable[[], object]]
+ROUNDS, ROUNDS_OF_MANY = 30, 10
 EPILOG = (
-    "SOURCE is an artifact m.qcm, a .pt2 file, package.module:function, or the NAME of a model in "
-    "qcompiler.zoo. Without --calibration a static recipe is calibrated on the example inputs: "
-    "its times are right, its results are not."
+    "SOURCE is an artifact m.qcm, a .pt2 file, package.module:function, or a NAME: of a built-in "
+    "work, which brings calibration data (resnet50, mobilenet_v2, bert_base, vit_b16, gpt2_small, "
+    "gpt2_decode, gemm768, gemv), or of a model in qcompiler.zoo. Any other SOURCE is calibrated "
+    "on its example inputs without --calibration: times are right, results are not."
 )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The options, checked."""
+
+    source: str | None
+    target: Any
+    recipe: Any
+    calibration: str | None
+    rounds: int
+    threads: int
+    batch: int
+    peers: tuple[str, ...]
+    every: bool
+    memory: bool
+    seconds: bool
+    per_op: bool
+    as_json: bool
+
+
 @click.command(epilog=EPILOG)
-@click.argument("source")
+@click.argument("source", required=False)
+@click.option("--all", "every", is_flag=True, help="Every built-in work.")
+@click.option("--against", default="", metavar="PEERS",
+              help="Of onnxruntime, openvino, torch, with commas between; adds all our recipes "
+              "and the bars.")  # fmt: skip
 @click.option("--target", default="native", show_default=True, metavar="T")
 @click.option("--recipe", default="int8", show_default=True, metavar="R")
 @DATA
-@click.option("--rounds", type=click.IntRange(min=2), default=30, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=2),
+              help=f"[default: {ROUNDS}, {ROUNDS_OF_MANY} with --against]")  # fmt: skip
 @click.option("--threads", type=int, callback=allowed_threads, default=1, show_default=True)
-@click.option("--against", metavar="PEERS", help="Not done yet.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Of a built-in work; above 1, batch 1 is measured too.")  # fmt: skip
+@click.option("--per-op", is_flag=True, help="Time each kernel of the program of --recipe.")
+@click.option("--compile", "seconds", is_flag=True, help="Show the time quantize and build take.")
+@click.option("--memory", is_flag=True, help="Memory of a process that runs ResNet-50 int8.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(
-    source: str, target: str, recipe: str, calibration: str | None, rounds: int, threads: int,
-    against: str | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Measure the time of a call: median and quartiles, all programs in turns."""
-    if against is not None:
-        raise click.BadParameter(f"{against}: peers are not done yet", param_hint="'--against'")
-    from qcompiler.timing import in_turns
+def bench(target: str, recipe: str, against: str, rounds: int | None, **options: Any) -> None:
+    """Measure the time of a call: median and quartiles, all programs in turns.
 
-    with progress(sys.stderr if as_json else sys.stdout) as show:
-        if source.endswith(".qcm"):
-            calls = _artifact(source, threads)
-        else:
-            calls = _compiled(source, target, recipe, calibration, threads, show)
-        times = in_turns(calls, rounds, show)
-    if as_json:
-        rows = {name: asdict(t) for name, t in times.items()}
-        click.echo(json.dumps({"source": source, "threads": threads, "times_ms": rows}, indent=1))
-    else:
-        _table(times, threads)
-
-
-def _table(times: dict[str, Times], threads: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    first = next(iter(times.values()))
-    plural = "s" if threads > 1 else ""
-    table = Table("program", "median ms", "quartiles ms", "speed",
-                  title=f"one call, {threads} thread{plural}, {first.count} rounds")  # fmt: skip
-    for name, t in times.items():
-        speed = f"{first.median / t.median:.2f}x"
-        table.add_row(name, f"{t.median:.3f}", f"{t.low:.3f} - {t.high:.3f}", speed)
-    Console().print(table)
-
-
-def _artifact(path: str, threads: int) -> Calls:
-    """The program of an artifact, on standard normal floats and zeros for integers."""
-    import numpy as np
-
-    from qcompiler.runtime import load
-
-    if not Path(path).is_file():
-        raise click.BadParameter(f"no file {path!r}", param_hint="'SOURCE'")
-    model = load(path, threads)
-    entry = model.manifest.main
-    rng = np.random.default_rng(0)
-    values = []
-    for s in entry.inputs:
-        shape = [d if isinstance(d, int) else entry.symbols.get(d, (1, None))[0] for d in s.shape]
-        floats = s.dtype.startswith("float")
-        made = rng.standard_normal(shape) if floats else np.zeros(shape)
-        values.append(made.astype(s.dtype))
-    name = f"{model.manifest.recipe} ({model.manifest.target})"
-    return {name: lambda: model(*values)}
-
-
-def _compiled(
-    source: str, target: str, recipe: str, calibration: str | None, threads: int, show: Show
-) -> Calls:
+    Results are compared with PyTorch's in float32, as SQNR.
+    """
+    if not (options["source"] or options["every"] or options["memory"]):
+        raise click.UsageError("name a SOURCE, or give --all or --memory")
+    if options["source"] and options["every"]:
+        raise click.UsageError("--all measures every built-in work; leave SOURCE out")
     machine, wanted = chosen(target, recipe)
-    import torch
+    peers = peers_of(against)
+    many = bool(peers) or options["every"]
+    count = rounds or (ROUNDS_OF_MANY if many else ROUNDS)
+    asked = Asked(target=machine, recipe=wanted, peers=peers, rounds=count, **options)
+    if (asked.source or "").endswith(".qcm"):
+        _bench_artifact(asked)
+    else:
+        _bench_tasks(asked)
 
+
+def peers_of(text: str) -> tuple[str, ...]:
+    """Raises click.BadParameter for what is no peer, ImportError for one that is not installed."""
+    from qcompiler.peers import require
+
+    names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    for name in names:
+        try:
+            require(name)
+        except ValueError as e:
+            raise usage(e, "--against") from None
+    return names
+
+
+def _bench_tasks(asked: Asked) -> None:
+    import torch  # noqa: F401  (before TVM, so that its absence is told at once)
+
+    from qcompiler.bench.measure import Plan, wanted_recipes
+    from qcompiler.bench.session import Wish, session
+
+    own = (asked.peers or asked.every) and not given("recipe")
+    recipes = None if own else wanted_recipes(asked.recipe)
+    plan = Plan(asked.target, recipes, _modes(asked.peers), asked.threads, asked.rounds,
+                asked.batch)  # fmt: skip
+    per_op = asked.recipe.name if asked.per_op else ""
+    wish = Wish(asked.peers, per_op, asked.seconds, asked.memory)
+    with _shown(asked) as (show, say):
+        results = session(_tasks(asked), plan, wish, show, say)
+    if asked.as_json:
+        click.echo(json.dumps(results.as_json(asked.source or "", plan), indent=1))
+
+
+def _modes(peers: Iterable[str]) -> tuple[Mode, ...]:
+    from qcompiler.peers import modes
+
+    return tuple(mode for peer in peers for mode in modes(peer))
+
+
+def _tasks(asked: Asked) -> list[Open]:
+    from qcompiler.bench.works import ALL
+
+    if asked.every:
+        return [_task(work.name, asked) for work in ALL]
+    return [_task(asked.source, asked)] if asked.source else []
+
+
+def _task(source: str, asked: Asked) -> Open:
+    """Raises click.BadParameter for a batch of what is no built-in work."""
+    from qcompiler.bench import task, works
+    from qcompiler.bench.session import with_calibration
+
+    work = works.find(source)
+    text = asked.calibration
+    calibration: Any = (lambda: data_of(text)) if text else None
+    if work is not None:
+        own = work
+        if calibration is None:
+            return lambda batch: task.of_work(own, batch)
+        return lambda batch: with_calibration(task.of_work(own, batch), calibration)
+    if asked.batch > 1:
+        names = ", ".join(w.name for w in works.ALL)
+        raise click.BadParameter(
+            f"{source} has the batch of its example inputs; only built-in works take one: {names}",
+            param_hint="'--batch'",
+        )
     model = _named(source)
-    torch.set_num_threads(threads)
-    calls: Calls = _eager(model)
-    for one in dict.fromkeys(("float32", wanted)):
-        name = one if isinstance(one, str) else one.name
-        if f"{name} ({machine.name})" not in calls:
-            data = data_of(calibration) if calibration else _example(model)
-            calls[f"{name} ({machine.name})"] = _program(
-                model, data, machine.name, one, threads, show
-            )
-    return calls
+    options = model.options
+    return lambda batch: task.of_source(source, model.module, model.inputs, options, calibration)
 
 
 def _named(source: str) -> Model:
@@ -117,40 +162,30 @@ def _named(source: str) -> Model:
     return Model(*zoo.load(source), {}) if source in zoo.MODELS else model_of(source)
 
 
-def _example(model: Model) -> list[Any]:
-    """The example inputs as the one calibration item."""
-    return [dict(model.inputs) if isinstance(model.inputs, dict) else model.inputs]
+@contextmanager
+def _shown(asked: Asked) -> Iterator[tuple[Show, Callable[[Any], None]]]:
+    """Where progress goes, and tables: nowhere where JSON is asked for."""
+    with progress(sys.stderr if asked.as_json else sys.stdout) as show:
+        if asked.as_json:
+            yield show, lambda shown: None
+            return
+        from qcompiler.bench.table import console
+
+        yield show, console().print
 
 
-def _eager(model: Model) -> Calls:
-    import torch
+def _bench_artifact(asked: Asked) -> None:
+    path = asked.source or ""
+    if not Path(path).is_file():
+        raise click.BadParameter(f"no file {path!r}", param_hint="'SOURCE'")
+    if asked.peers or asked.memory or asked.seconds or asked.batch > 1:
+        raise click.UsageError(
+            f"{path} is a finished program: --against, --batch, --compile and --memory need the "
+            "model; give its SOURCE or NAME"
+        )
+    from qcompiler.bench.artifact import bench_artifact
 
-    module = model.module.module() if hasattr(model.module, "graph_signature") else model.module
-    inputs, kwargs = model.inputs, model.options.get("kwargs") or {}
-    if isinstance(inputs, dict):
-        inputs, kwargs = (), inputs
-    args = inputs if isinstance(inputs, tuple) else (inputs,)
-
-    def call() -> object:
-        with torch.inference_mode():
-            return module(*args, **kwargs)
-
-    return {"float32 (PyTorch)": call}
-
-
-def _program(
-    model: Model, data: Any, target: str, recipe: Any, threads: int, show: Show
-) -> Callable[[], object]:
-    from qcompiler.api import stages
-    from qcompiler.frontend.trees import flatten
-
-    made = stages(
-        model.module, model.inputs, data, target, recipe, progress=show, **model.options
-    ).model
-    made.threads = threads
-    inputs, kwargs = model.inputs, model.options.get("kwargs") or {}
-    if isinstance(inputs, dict):
-        inputs, kwargs = (), inputs
-    args = inputs if isinstance(inputs, tuple) else (inputs,)
-    values = flatten(made.manifest.main.trees[0], args, kwargs)
-    return lambda: made(*values)
+    with _shown(asked) as (show, say):
+        found = bench_artifact(path, asked.threads, asked.rounds, asked.per_op, show, say)
+    if asked.as_json:
+        click.echo(json.dumps(found, indent=1))

@@ -33,6 +33,10 @@ MODELS: Mapping[str, str] = MappingProxyType(
         "gpt2_small": "qcompiler.zoo.hf:gpt2_small",
         "llama_tiny": "qcompiler.zoo.hf:llama_tiny",
         "whisper_encoder": "qcompiler.zoo.hf:whisper_encoder",
+        "gpt2_prefill": "qcompiler.zoo.gpt2:gpt2_prefill",
+        "gpt2_decode": "qcompiler.zoo.gpt2:gpt2_decode",
+        "gemm768": "qcompiler.zoo.products:gemm768",
+        "gemv": "qcompiler.zoo.products:gemv",
     }
 )
 

@@ -1,0 +1,1 @@
+"""What `qcompiler bench` measures: works, our programs and those of peers, bars, memory."""
