@@ -13,7 +13,7 @@ from qcompiler import arith
 from qcompiler.graph import Node
 from qcompiler.ops import GroupedIntLinear, Packing, WeightOnlyLinear
 
-from .decode import Coding
+from .decode import OFFSET, Coding
 from .dot import Dot
 from .geometry import Linear
 from .gemv import gemv, panel_lanes
@@ -68,7 +68,8 @@ class CodedProduct:
         made = CodedProduct(g, machine.isa[0], coding, x.tensor.dtype.value)
         if isinstance(anchor.op, WeightOnlyLinear):
             return made._with(machine, "float32")
-        found = chosen([d for d in machine.isa if d.rows == 1], weight.value, code_range(x))
+        isa = [d for d in machine.isa if d.rows == 1]
+        found = chosen(isa, weight.value + (OFFSET if narrow else 0), code_range(x))
         if made.single and found is not None and group % found[0].depth == 0:
             return replace(made, dot=found[0], shift=found[1])
         return made._with(machine, machine.templates.codes)

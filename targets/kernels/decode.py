@@ -62,16 +62,14 @@ def centred(value: Expr, half: Expr, bits: int, dtype: str, lanes: int) -> Expr:
     wide = cast(value, dtype, lanes)
     if bits == BYTE_BITS:
         return wide
-    return _part(wide, half, dtype, lanes) - splat(T.Cast(dtype, OFFSET), lanes)
+    return part(wide, half, dtype, lanes) - splat(T.Cast(dtype, OFFSET), lanes)
 
 
-def _part(wide: Expr, half: Expr, dtype: str, lanes: int) -> Expr:
-    shifted = wide if isinstance(half, int) and half == 0 else wide >> _times(half, dtype, lanes)
-    return shifted & splat(T.Cast(dtype, LOW_HALF), lanes)
-
-
-def _times(half: Expr, dtype: str, lanes: int) -> Expr:
-    return splat(T.Cast(dtype, half * HALF), lanes)
+def part(wide: Expr, half: Expr, dtype: str, lanes: int) -> Expr:
+    """The low or the high halves of bytes, which lie in integers of `dtype`."""
+    if not (isinstance(half, int) and half == 0):
+        wide = wide >> splat(T.Cast(dtype, half * HALF), lanes)
+    return wide & splat(T.Cast(dtype, LOW_HALF), lanes)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 A panel's codes and scales are read once, in order; its output channels are accumulators. Sums of a
 group are scaled and added to those of the channel: in float32, or exactly in int32.
+
+Codes of 4 bits are multiplied as they lie, plus 8: the sums of a group start at -8 times those of
+the row. For float32 the high code h of a byte B with the low code l is not cut out either:
+`x l + y h = (x - y / 16) l + (y / 16) B`, so the row is held as x - y / 16 and y / 16.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from .build import (
     tasks,
     vector,
 )  # fmt: skip
-from .decode import Coding, centred
+from .decode import BYTE_BITS, HALF, LOW_HALF, OFFSET, Coding, part
 from .dot import Dot
 from .geometry import Linear
 from .plan import SERIAL_MACS, TASKS
@@ -41,6 +45,8 @@ from .plan import SERIAL_MACS, TASKS
 # Vectors of channels in a panel: as many sums as hide the latency of an FMA behind the decoding of
 # its operand, and whole cache lines of 4-bit codes.
 VECTORS = 4
+# Elements of the row handled together before the panels.
+LANES = 8
 # Steps of a group written out: the loop's counter costs little beside them.
 UNROLL = 4
 
@@ -51,8 +57,75 @@ def panel_lanes(g: Linear, dot: Dot) -> int:
 
 
 @dataclass(frozen=True)
+class Staged:
+    """The row as the dot takes it, zeros behind it up to the last step; where sums start."""
+
+    x: Buffer
+    starts: Buffer | None
+
+    def start(self, group: Expr) -> Expr | None:
+        return None if self.starts is None else self.starts[group]
+
+    @staticmethod
+    def of(g: Linear, dot: Dot, coding: Coding, x: Buffer, in_dtype: str, shift: int) -> Staged:
+        size, halves = coding.steps(g.k, dot) * dot.depth, coding.bits == HALF
+        x = _filled(g.k, size, dot, x, in_dtype, shift)
+        if not halves:
+            return Staged(x, None)
+        assert coding.group is not None
+        starts = scratch(coding.groups(g.k), dot.acc_dtype)
+        with T.serial(0, coding.groups(g.k)) as group:
+            _start(starts, group, x, coding.group, dot.acc_dtype)
+        return Staged(_joined(x, size) if dot.acc_dtype == "float32" else x, starts)
+
+
+def _filled(k: int, size: int, dot: Dot, x: Buffer, in_dtype: str, shift: int) -> Buffer:
+    """The row with `shift` added, in the type of the dot, and zeros up to `size`."""
+    if in_dtype == dot.a_dtype and shift == 0 and size == k:
+        return x
+    made = scratch(size, dot.a_dtype)
+
+    def change(value: Expr, lanes: int) -> Expr:
+        wide = cast(value, dot.a_dtype, lanes)
+        return wide + splat(T.Cast(dot.a_dtype, shift), lanes) if shift else wide
+
+    copy(made, 0, x, 0, k, change)
+    fill(made, k, T.Cast(dot.a_dtype, 0), size - k)
+    return made
+
+
+def _start(starts: Buffer, group: Expr, x: Buffer, size: int, dtype: str) -> None:
+    """-8 times the sum of a group of the row."""
+    total = local(LANES, dtype)
+    store(total, 0, splat(T.Cast(dtype, 0), LANES), LANES)
+    for k in range(0, size, LANES):
+        values = cast(vector(x, group * size + k, LANES), dtype, LANES)
+        store(total, 0, vector(total, 0, LANES) + values, LANES)
+    whole = total[0]
+    for i in range(1, LANES):
+        whole = whole + total[i]
+    store(starts, group, whole * T.Cast(dtype, -OFFSET), 1)
+
+
+def _joined(x: Buffer, size: int) -> Buffer:
+    """x, y => x - y / 16, y / 16 for each pair."""
+    made = scratch(size, "float32")
+    lanes = list(range(LANES))
+
+    def each(even: float, odd: float) -> Expr:
+        return T.Shuffle([T.float32(odd if k % 2 else even) for k in lanes], lanes)
+
+    part = 1 / (LOW_HALF + 1)
+    with T.serial(0, size // LANES) as i:
+        pair = vector(x, i * LANES, LANES)
+        second = T.Shuffle([pair], [k | 1 for k in lanes])
+        store(made, i * LANES, pair * each(1.0, part) - second * each(part, 0.0), LANES)
+    return made
+
+
+@dataclass(frozen=True)
 class Row:
-    """Everything the panels of one kernel share. x: the row as the dot takes it."""
+    """Everything the panels of one kernel share."""
 
     g: Linear
     dot: Dot
@@ -63,7 +136,7 @@ class Row:
     out: Buffer
     epilogue: Epilogue
     views: Sequence[View]
-    x: Buffer
+    staged: Staged
 
     @property
     def lanes(self) -> int:
@@ -86,7 +159,7 @@ class Row:
         with T.serial(0, groups) as group:
             parts = self._accumulators()
             for v in self.vectors:
-                self._clear(parts[v])
+                self._clear(parts[v], self.staged.start(group))
             self._group(parts, p, group)
             for v in self.vectors:
                 scale = vector(self.scales, (p * groups + group) * self.lanes + v * self.dot.lanes,
@@ -97,8 +170,9 @@ class Row:
     def _accumulators(self) -> list[Buffer]:
         return [local(self.dot.lanes, self.dot.acc_dtype) for _ in self.vectors]
 
-    def _clear(self, acc: Buffer) -> None:
-        store(acc, 0, splat(T.Cast(self.dot.acc_dtype, 0), self.dot.lanes), self.dot.lanes)
+    def _clear(self, acc: Buffer, start: Expr | None = None) -> None:
+        value = T.Cast(self.dot.acc_dtype, 0) if start is None else start
+        store(acc, 0, splat(value, self.dot.lanes), self.dot.lanes)
 
     def _scaled(self, total: Buffer, part: Buffer, scale: Expr) -> None:
         lanes, dtype = self.dot.lanes, self.dot.acc_dtype
@@ -128,7 +202,7 @@ class Row:
         block = self.lanes * dot.depth
         for start in range(0, count, dot.group):
             here = range(start, min(start + dot.group, count))
-            a = dot.operands(self.x, [(first + start) * dot.depth], len(here))
+            a = dot.operands(self.staged.x, [(first + start) * dot.depth], len(here))
             for v in self.vectors:
                 b = [
                     self._operand((p * steps + first + start) // self.coding.per_byte * block
@@ -143,11 +217,12 @@ class Row:
     def _operand(self, at: Expr, half: int) -> Expr:
         dot, size = self.dot, self.dot.lanes * self.dot.depth
         codes = vector(self.codes, at, size)
-        if self.floats:
-            return cast(centred(codes, half, self.coding.bits, "int32", size), "float32", size)
-        if self.coding.bits == 8:
-            return codes
-        return cast(centred(codes, half, self.coding.bits, "uint8", size), dot.b_dtype, size)
+        if self.coding.bits == BYTE_BITS:
+            return cast(codes, dot.b_dtype, size) if self.floats else codes
+        if not self.floats:
+            return cast(part(codes, half, "uint8", size), dot.b_dtype, size)
+        whole = cast(codes, "int32", size)
+        return cast(part(whole, 0, "int32", size) if half == 0 else whole, "float32", size)
 
     def _finish(self, sums: Sequence[Buffer], first: Expr, width: int) -> None:
         lanes = self.dot.lanes
@@ -189,8 +264,8 @@ def gemv(g: Linear, dot: Dot, coding: Coding, *, in_dtype: str, out_dtype: str,
         panels = full + (rest > 0)
         parallel = g.k * g.n >= SERIAL_MACS
         chunk = max(-(-panels // TASKS), 1) if parallel else panels
+        staged = Staged.of(g, dot, coding, x, in_dtype, shift)
         with tasks(-(-panels // chunk), parallel) as task:
-            staged = _staged(g, dot, coding, x, in_dtype, shift)
             row = Row(g, dot, coding, weights, views[0].flat, start, out, epilogue, views[1:],
                       staged)  # fmt: skip
             first = task * chunk
@@ -202,17 +277,3 @@ def gemv(g: Linear, dot: Dot, coding: Coding, *, in_dtype: str, out_dtype: str,
     return made[0]
 
 
-def _staged(g: Linear, dot: Dot, coding: Coding, x: Buffer, in_dtype: str, shift: int) -> Buffer:
-    """The row as the dot takes it, with zeros behind it up to the last step."""
-    size = coding.steps(g.k, dot) * dot.depth
-    if in_dtype == dot.a_dtype and shift == 0 and size == g.k:
-        return x
-    made = scratch(size, dot.a_dtype)
-
-    def change(value: Expr, lanes: int) -> Expr:
-        wide = cast(value, dot.a_dtype, lanes)
-        return wide + splat(T.Cast(dot.a_dtype, shift), lanes) if shift else wide
-
-    copy(made, 0, x, 0, g.k, change)
-    fill(made, g.k, T.Cast(dot.a_dtype, 0), size - g.k)
-    return made
