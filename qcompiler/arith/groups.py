@@ -24,8 +24,9 @@ SHRINK = tuple(1 + k / 32 for k in range(17))
 bits in groups of 32: 20.84 dB, 20.27 with absmax / 7; steps four times as fine gain 0.001 dB, and
 scales that are larger as well 0.03 dB."""
 
-CHUNK = 1 << 16
-"""Weights searched at once: 256 KiB of float32, which stay in a second-level cache."""
+CHUNK = 1 << 15
+"""Weights searched at once: 128 KiB of float32, which stay in a second-level cache, and no more than
+torch computes in one thread."""
 
 
 def group_count(size: int, group: int | None) -> int:
