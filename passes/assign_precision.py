@@ -28,6 +28,7 @@ from qcompiler.types import DType, Scheme
 ACTIVATION = Scheme(DType.UINT8, 0, 255)
 ROWS = Scheme(DType.INT8, -127, 127, symmetric=True, dynamic=True)
 WEIGHT = Scheme(DType.INT8, -127, 127, symmetric=True, axis=0)
+NARROW = replace(WEIGHT, qmin=-7, qmax=7)  # 4 bits, in groups
 SUMS = (Conv2d, Linear, Matmul, Add, Mul, AvgPool2d)  # their integer form ends in int32
 EPILOGUES = (Clamp, LeakyRelu, Prelu)  # applied to int32 sums while they are requantized
 
@@ -92,6 +93,8 @@ def unfit(node: Node, plan: Plan) -> str | None:
         return f"recipe {recipe.name} keeps everything in float"
     if any(goes_by(node, path) for path in recipe.keep_float):
         return "kept in float by the recipe"
+    if recipe.activations is Activations.FLOAT:
+        return f"recipe {recipe.name} keeps activations in float"
     if isinstance(node.op.quant, Float):
         return node.op.quant.reason
     if any(i.tensor.dtype is not DType.FLOAT32 for i in node.inputs):
@@ -100,6 +103,17 @@ def unfit(node: Node, plan: Plan) -> str | None:
         return f"recipe {recipe.name} quantizes only linear layers"
     reason = _no_integer_form(node, plan)
     return reason or (target.refuses_integer(node) if target is not None else None)
+
+
+def weight_only(node: Node, recipe: Recipe) -> bool:
+    """Whether a float layer reads its weight as codes."""
+    return (
+        recipe.activations is Activations.FLOAT
+        and isinstance(node.op, Linear)
+        and is_anchor(node)
+        and all(i.tensor.dtype is DType.FLOAT32 for i in node.inputs)
+        and not any(goes_by(node, path) for path in recipe.keep_float)
+    )
 
 
 def goes_by(node: Node, path: str) -> bool:
@@ -196,6 +210,8 @@ def held_as_codes(node: Node, plan: Plan) -> bool:
 class AssignPrecision(Pass):
     """Give each op its precision or the reason it stays float, each code tensor its scheme.
 
+    With float activations only the weights of linear layers get a scheme.
+
     Layers (matmul, linear, convolution) are integer wherever the recipe and target allow it; what
     lies between them is integer where an integer op reads it and integer ops feed it.
     """
@@ -206,8 +222,9 @@ class AssignPrecision(Pass):
         new: dict[Node, Node] = {}
         for node in plan.users:
             inputs = [new[i] for i in node.inputs]
-            if plan.integer(node) and isinstance(node.op, Conv2d | Linear):
-                inputs[1] = replace(inputs[1], note=replace(inputs[1].note, scheme=WEIGHT))
+            integer = plan.integer(node) and isinstance(node.op, Conv2d | Linear)
+            if integer or weight_only(node, ctx.recipe):
+                inputs[1] = inputs[1].with_note(scheme=_weight_scheme(ctx.recipe))
             new[node] = planned(node.with_inputs(inputs), node, plan)
         return graph.rebuilt(new, recipe=ctx.recipe.name)
 
@@ -222,6 +239,10 @@ def planned(node: Node, source: Node, plan: Plan) -> Node:
         changes["precision"] = DType.INT8 if integer else DType.FLOAT32
         changes["reason"] = "" if integer else plan.reasons[source]
     return node.with_note(**changes) if changes else node
+
+
+def _weight_scheme(recipe: Recipe) -> Scheme:
+    return replace(NARROW, group=recipe.group) if recipe.group else WEIGHT
 
 
 def _scheme(recipe: Recipe) -> Scheme:

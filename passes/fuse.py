@@ -10,6 +10,7 @@ from qcompiler.op import Elementwise, RowOp
 from qcompiler.ops import (
     AvgPool2d,
     Conv2d,
+    GroupedIntLinear,
     IntConv2d,
     IntLinear,
     IntMatmul,
@@ -20,12 +21,14 @@ from qcompiler.ops import (
     Reduce,
     Region,
     Step,
+    WeightOnlyLinear,
 )  # fmt: skip
 from qcompiler.pipeline import Pass, declare
 from qcompiler.types import Dim, TensorType
 
 ANCHORS = (
-    Conv2d, IntConv2d, Linear, IntLinear, Matmul, IntMatmul, MaxPool2d, AvgPool2d, IntSumPool2d,
+    Conv2d, IntConv2d, Linear, IntLinear, WeightOnlyLinear, GroupedIntLinear, Matmul, IntMatmul,
+    MaxPool2d, AvgPool2d, IntSumPool2d,
 )  # fmt: skip
 
 

@@ -6,13 +6,18 @@ from dataclasses import dataclass, replace
 
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level, Node, Note
-from qcompiler.ops import Dequantize, DynamicQuantize, Get, Quantize, const
+from qcompiler.ops import Const, Dequantize, DynamicQuantize, Get, Quantize, const
 from qcompiler.pipeline import Pass, declare
 from qcompiler.types import DType, QParams, Scheme
 
 
 def integer(node: Node) -> bool:
     return node.note.precision is DType.INT8
+
+
+def is_weight(node: Node) -> bool:
+    """Constants have a scheme of their own for each layer that is to read their codes."""
+    return isinstance(node.op, Const)
 
 
 def through_codes(node: Node, scheme: Scheme) -> Node:
@@ -24,17 +29,22 @@ def through_codes(node: Node, scheme: Scheme) -> Node:
         zero = const(0, name=f"{node.name}.zero")
         return Dequantize()(codes, scale, zero, name=f"{node.name}.dq")
     assert scheme.params is not None
-    scale, zero = operands(scheme.params, node.name)
+    channels = node.tensor.ints[0] if scheme.group is not None else 1
+    scale, zero = operands(scheme.params, node.name, channels)
     known = Note(stats=node.note.stats, origin=node.note.origin)
-    codes = Quantize(scheme.dtype, scheme.qmin, scheme.qmax, scheme.axis)(
+    codes = Quantize(scheme.dtype, scheme.qmin, scheme.qmax, scheme.axis, scheme.group)(
         node, scale, zero, name=f"{node.name}.q", note=known
     )
-    return Dequantize(scheme.axis)(codes, scale, zero, name=f"{node.name}.dq")
+    return Dequantize(scheme.axis, scheme.group)(codes, scale, zero, name=f"{node.name}.dq")
 
 
-def operands(params: QParams, name: str) -> tuple[Node, Node]:
-    """Scale and zero point as Const nodes: scalars, or one scale per channel."""
+def operands(params: QParams, name: str, channels: int = 1) -> tuple[Node, Node]:
+    """Scale and zero point as Const nodes: scalars, one scale per channel, or per channel and group
+    of the `channels`."""
     scale = const(params.scale[0] if params.per_tensor else list(params.scale), DType.FLOAT32)
+    if params.group is not None:
+        assert isinstance(scale.op, Const)
+        scale = const(scale.op.value.reshape(channels, -1))
     named = replace(scale, name=f"{name}.scale")
     return named, const(params.zero_point, name=f"{name}.zero")
 
@@ -42,7 +52,8 @@ def operands(params: QParams, name: str) -> tuple[Node, Node]:
 @declare("insert-qdq", Level.PLANNED, Level.QDQ)
 @dataclass(frozen=True)
 class InsertQdq(Pass):
-    """x => dequantize(quantize(x)) on every edge into an integer op.
+    """x => dequantize(quantize(x)) on every edge into an integer op, and on every weight that has a
+    scheme.
 
     A float op reads the codes of what an integer op made (there is nothing else to read), and the
     float value itself of what a float op made.
@@ -53,7 +64,7 @@ class InsertQdq(Pass):
         coded: dict[Node, Node] = {}
         for node in graph.nodes():
             inputs = [
-                coded[i] if i in coded and (integer(node) or integer(i)) else new[i]
+                coded[i] if i in coded and (integer(node) or integer(i) or is_weight(i)) else new[i]
                 for i in node.inputs
             ]
             current = node.with_inputs(inputs)

@@ -15,6 +15,7 @@ from qcompiler.ops import (
     Conv2d,
     Dequantize,
     Get,
+    GroupedIntLinear,
     IntAdd,
     IntConv2d,
     IntLinear,
@@ -29,6 +30,7 @@ from qcompiler.ops import (
     Quantize,
     Requantize,
     Rescale,
+    WeightOnlyLinear,
     const,
 )  # fmt: skip
 from qcompiler.pipeline import Pass, declare
@@ -141,9 +143,33 @@ def rows_into_sums(node: Node, sweep: Sweep) -> Result:
         return None
     if not isinstance(w.op, Dequantize):
         return Miss("its weight is not codes")
-    scales = const(list(quant(w.inputs[0]).scale), DType.FLOAT32)
-    result = Rescale()(IntLinear(0)(x.inputs[0], w.inputs[0]), x.inputs[1], scales)
+    if w.op.group is not None:
+        sums, scales = grouped_sums(x.inputs[0], w, w.op.group)
+    else:
+        sums = IntLinear(0)(x.inputs[0], w.inputs[0])
+        scales = const(list(quant(w.inputs[0]).scale), DType.FLOAT32)
+    result = Rescale()(sums, x.inputs[1], scales)
     return Add()(result, *bias) if bias else result
+
+
+def grouped_sums(x: Node, weight: Node, group: int) -> tuple[Node, Node]:
+    """(sums of codes with the integer factors of the weight's groups, scale per channel)."""
+    codes, scale, _ = weight.inputs
+    assert isinstance(scale.op, Const)
+    channel, factors = arith.factored(scale.op.value)
+    named = const(factors, DType.INT8, f"{codes.name}.factors")
+    return GroupedIntLinear(group)(x, codes, named), const(channel)
+
+
+def weights_into_codes(node: Node, sweep: Sweep) -> Result:
+    """linear(x, dq(W), b) => weight_only_linear(x, W, scale, b), for constant codes W."""
+    if type(node.op) is not Linear or wanted(node):
+        return None
+    x, w, *bias = node.inputs
+    if not isinstance(w.op, Dequantize) or not isinstance(w.inputs[0].op, Const):
+        return None
+    codes, scale, _ = w.inputs
+    return WeightOnlyLinear(w.op.group)(x, codes, scale, *bias)
 
 
 def matmul_into_sums(node: Node, sweep: Sweep) -> Result:
@@ -284,7 +310,7 @@ def mul_into_int_mul(node: Node, sweep: Sweep) -> Result:
 
 
 RULES: tuple[Rule, ...] = (
-    weight_into_codes, layer_into_sums, rows_into_sums, matmul_into_sums, pool_into_sums,
+    weight_into_codes, weights_into_codes, layer_into_sums, rows_into_sums, matmul_into_sums, pool_into_sums,
     quantize_into_requantize, prelu_into_requantize, add_into_int_add, mul_into_int_mul,
     concat_of_codes, function_into_table,
 )  # fmt: skip

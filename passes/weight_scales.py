@@ -122,6 +122,8 @@ def weight_params(layers: Sequence[Layer], scheme: Scheme, ctx: Context) -> QPar
     """
     import torch
 
+    if scheme.group is not None:
+        return _group_params(layers, scheme)
     found = [_scales(layer, scheme, ctx) for layer in layers]
     largest = torch.stack([scales for _, scales in found]).amax(0)
     magnitude = max(float(layer.weight.abs().max()) for layer in layers)
@@ -132,6 +134,29 @@ def weight_params(layers: Sequence[Layer], scheme: Scheme, ctx: Context) -> QPar
     for layer, (sums, _) in zip(layers, found, strict=True):
         _prove(layer, largest, scheme, sums)
     return QParams(tuple(largest.tolist()), 0, scheme.qmin, scheme.qmax, scheme.axis)
+
+
+def _group_params(layers: Sequence[Layer], scheme: Scheme) -> QParams:
+    """Scales of least squared error per channel and group; integer multiples of one scale a channel
+    where the activations are codes, whose int32 sums are then proven."""
+    weight, group = layers[0].weight, scheme.group
+    assert group is not None
+    scales = arith.least_squares_scales(weight, group, scheme.qmax)
+    for x in (layer.x for layer in layers):
+        if x is not None:
+            channel, factors = arith.integer_scales(scales)
+            scales = channel.unsqueeze(1) * factors.to(channel.dtype)
+            codes = arith.quantize_groups(weight, scales, group, scheme.qmax)
+            bounds = arith.grouped_bounds(codes, factors, group, x.qmin, x.qmax)
+            _require_int32(*bounds, weight.shape[1])
+    flat = tuple(scales.reshape(-1).tolist())
+    return QParams(flat, 0, scheme.qmin, scheme.qmax, scheme.axis, group)
+
+
+def _require_int32(low: Tensor, high: Tensor, products: int) -> None:
+    if not arith.fits_int32(low, high):
+        worst = max(-int(low.min()), int(high.max()))
+        raise arith.ArithError(f"its sums reach {worst} over {products} products, beyond int32")
 
 
 def _scales(layer: Layer, scheme: Scheme, ctx: Context) -> tuple[Sums | None, Tensor]:
@@ -176,7 +201,4 @@ def _prove(layer: Layer, scales: Tensor, scheme: Scheme, sums: Sums | None) -> N
     if layer.bias is not None and x.scale is not None:
         bias = arith.quantize_bias(layer.bias, x.scale, scales)
     low, high = arith.int32_bounds(codes, bias, x.zero_point, x.qmin, x.qmax)
-    if not arith.fits_int32(low, high):
-        worst = max(-int(low.min()), int(high.max()))
-        products = layer.weight[0].numel()
-        raise arith.ArithError(f"its sums reach {worst} over {products} products, beyond int32")
+    _require_int32(low, high, layer.weight[0].numel())

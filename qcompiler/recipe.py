@@ -11,6 +11,7 @@ class Activations(Enum):
     """How activations are quantized."""
 
     NONE = "none"
+    FLOAT = "float"
     STATIC = "static"
     DYNAMIC = "dynamic"
 
@@ -24,10 +25,18 @@ class RangeMethod(Enum):
     ENTROPY = "entropy"
 
 
+GROUPS = (32, 64, 128)
+"""Sizes a group of 4-bit weights may have: what kernels are written and proven for."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """activations: none (float32), static (calibrated) or dynamic (per row, at run time).
+    """activations: none (nothing is quantized), float (only weights are: `wNa16`; float32 on a
+    CPU), static (calibrated) or dynamic (per row, at run time).
 
+    weight_bits: 8 (a scale per channel) or 4 (a scale per channel and `group` weights along the
+    reduction; with dynamic activations an integer factor of the channel's scale). group: 32, 64 or
+    128; 0 with 8 bits.
     range: how static ranges are chosen; both may be given by their names. percentile: the share
     of values kept, in percent, for that method. keep_float: names of nodes, or paths of modules,
     that must stay float with all below them; a layer that others were folded into answers to the
@@ -40,6 +49,8 @@ class Recipe:
     percentile: float = 99.99
     keep_float: tuple[str, ...] = ()
     sums_loss: float = 0.0
+    weight_bits: int = 8
+    group: int = 0
 
     def __post_init__(self) -> None:
         keep = self.keep_float
@@ -49,6 +60,10 @@ class Recipe:
         _expect("sums_loss", loss, "decibels from 0 to 100", _is_number(loss) and 0 <= loss <= 100)
         named = isinstance(keep, list | tuple) and all(isinstance(k, str) and k for k in keep)
         _expect("keep_float", keep, "a list of names", named)
+        _expect("weight_bits", self.weight_bits, "8 or 4", self.weight_bits in (8, 4))
+        sizes = GROUPS if self.weight_bits == 4 else (0,)
+        what = f"one of {sizes} for weights of {self.weight_bits} bits"
+        _expect("group", self.group, what, self.group in sizes)
         values = {
             "activations": _member("activations", Activations, self.activations),
             "range": _member("range", RangeMethod, self.range),
@@ -58,6 +73,9 @@ class Recipe:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        narrow = self.weight_bits == 4
+        fits = not narrow or self.activations in (Activations.FLOAT, Activations.DYNAMIC)
+        _expect("activations", self.activations.value, "float or dynamic with 4-bit weights", fits)
 
     def to_toml(self) -> str:
         rows = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self).items()}
@@ -134,8 +152,11 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("int8", Activations.STATIC),
     Recipe("int8-fast", Activations.STATIC, sums_loss=SUMS_LOSS),
     Recipe("int8-dynamic", Activations.DYNAMIC, sums_loss=SUMS_LOSS),
+    Recipe("w8a16", Activations.FLOAT),
+    Recipe("w4a16", Activations.FLOAT, weight_bits=4, group=32),
+    Recipe("w4a8", Activations.DYNAMIC, weight_bits=4, group=32),
 )
-PLANNED = ("w8a16", "w4a16", "w4a8", "float16", "bfloat16", "auto")
+PLANNED = ("float16", "bfloat16", "auto")
 
 
 def recipe_of(recipe: str | Recipe) -> Recipe:

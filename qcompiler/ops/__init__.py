@@ -84,6 +84,7 @@ from qcompiler.ops.tensor import (
     bound_op,
 )  # fmt: skip
 from qcompiler.ops.values import Const, Get, Input, Tuple, const, settled
+from qcompiler.ops.weights import GroupedIntLinear, WeightOnlyLinear
 
 ALL: tuple[type[Op], ...] = (
     Input, Const, Tuple, Get, Reshape, Permute, Slice, Concat, Pad, Expand, Flip, Dilate, Gather,
@@ -94,7 +95,7 @@ ALL: tuple[type[Op], ...] = (
     Conv2d, Linear, Matmul, Attention, BatchNorm, LayerNorm, RmsNorm, Softmax, Reduce, MaxPool2d,
     AvgPool2d, Resize, Cumsum,
     Quantize, Dequantize, Requantize, Lookup, IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul,
-    IntSumPool2d, DynamicQuantize, Rescale,
+    IntSumPool2d, DynamicQuantize, Rescale, WeightOnlyLinear, GroupedIntLinear,
     Unpack, Region,
 )  # fmt: skip
 
@@ -104,12 +105,12 @@ __all__ = [
     "ALL", "BY_KIND", "Abs", "Add", "And", "Arange", "Attention", "AvgPool2d", "BatchNorm", "Cast",
     "Clamp", "Compare", "Concat", "Const", "Conv2d", "Cos", "Cumsum", "Dequantize", "Dilate", "Div",
     "DynamicQuantize", "Elu", "Erf", "Exp", "Expand", "Flip", "Fmod", "Full", "Gather",
-    "GatherElements", "Gelu", "Get", "Hardsigmoid", "Hardswish", "Input", "IntAdd", "IntConv2d",
-    "IntLinear", "IntMatmul", "IntMul", "IntSumPool2d", "LayerNorm", "LeakyRelu", "Linear", "Log",
-    "Lookup", "Matmul", "MaxPool2d", "Maximum", "Minimum", "Mul", "Neg", "Not", "Op", "Or",
-    "Packing", "Pad", "Permute", "Pow", "Power", "Prelu", "Quantize", "Reduce", "Reduction",
-    "Region", "Relation", "Requantize", "Rescale", "Reshape", "Resize", "RmsNorm", "Round", "Rsqrt",
-    "Sigmoid", "Silu", "Sin", "Slice", "Softmax", "Softplus", "Sqrt", "Step", "Sub", "Tanh",
-    "TruncDiv", "Tuple", "Unpack", "Where", "Window", "bound_op", "const", "settled",
-    "steps_of",
+    "GatherElements", "Gelu", "Get", "GroupedIntLinear", "Hardsigmoid", "Hardswish", "Input",
+    "IntAdd", "IntConv2d", "IntLinear", "IntMatmul", "IntMul", "IntSumPool2d", "LayerNorm",
+    "LeakyRelu", "Linear", "Log", "Lookup", "Matmul", "MaxPool2d", "Maximum", "Minimum", "Mul",
+    "Neg", "Not", "Op", "Or", "Packing", "Pad", "Permute", "Pow", "Power", "Prelu", "Quantize",
+    "Reduce", "Reduction", "Region", "Relation", "Requantize", "Rescale", "Reshape", "Resize",
+    "RmsNorm", "Round", "Rsqrt", "Sigmoid", "Silu", "Sin", "Slice", "Softmax", "Softplus", "Sqrt",
+    "Step", "Sub", "Tanh", "TruncDiv", "Tuple", "Unpack", "WeightOnlyLinear", "Where", "Window",
+    "bound_op", "const", "settled", "steps_of",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from qcompiler.ops.pool import (  # fmt: skip
     windowed,
 )
 from qcompiler.ops.values import Const
+from qcompiler.ops.weights import grouped_shape
 from qcompiler.types import DType, QParams, TensorType, TupleType, Type
 
 if TYPE_CHECKING:
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
 
 
 def _const_params(inputs: Sequence[Node], like: Quantize | Dequantize) -> QParams | None:
-    """The parameters that Const scale and zero-point operands spell out."""
+    """The parameters that Const scale and zero-point operands spell out.
+
+    Grouped codes stand for themselves: their many scales are only an operand of what reads them.
+    """
     scale, zero_point = inputs[1].op, inputs[2].op
+    if isinstance(like, Quantize) and like.group is not None:
+        return QParams((1.0,), 0, like.qmin, like.qmax)
     if not (isinstance(scale, Const) and isinstance(zero_point, Const)):
         return None
     scales = tuple(scale.value.reshape(-1).tolist())
@@ -38,15 +44,23 @@ def _const_params(inputs: Sequence[Node], like: Quantize | Dequantize) -> QParam
     return QParams(scales, int(zero_point.value.reshape(-1)[0]), low, high, like.axis)
 
 
-def _along(value: torch.Tensor, axis: int | None, rank: int) -> torch.Tensor:
-    """A per-channel vector shaped to broadcast along `axis` of a tensor of `rank`."""
-    return value if axis is None else value.reshape([-1, *[1] * (rank - axis - 1)])
+def _along(
+    value: torch.Tensor, axis: int | None, of: torch.Tensor, group: int | None = None
+) -> torch.Tensor:
+    """A vector per channel shaped to broadcast along `axis` of a tensor; one per channel and group
+    [N, ceil(K / group)] as one per weight."""
+    if axis is None or value.ndim == 0:
+        return value
+    if group is not None:
+        return arith.spread(value, group, of.shape[-1])
+    return value.reshape([-1, *[1] * (of.ndim - axis - 1)])
 
 
 @dataclass(frozen=True)
 class Quantize(Elementwise):
     """`int(clamp(rint(x / scale), qmin - zp, qmax - zp)) + zp`; operands x, scale, zero point.
 
+    group: the scale is one per channel and so many neighbours along the last axis, [N, groups].
     On an operand that requires grad the codes come as float with a straight-through gradient
     (Bengio et al. 2013), so the same graph trains.
     """
@@ -57,6 +71,7 @@ class Quantize(Elementwise):
     qmin: int
     qmax: int
     axis: int | None = None
+    group: int | None = None
 
     def type_of(self, inputs: Sequence[Node]) -> Type:
         x = self.infer(*(i.tensor for i in inputs))
@@ -74,8 +89,8 @@ class Quantize(Elementwise):
 
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         x, scale, zero_point = inputs
-        scale = _along(scale, self.axis, x.ndim)
-        zero_point = _along(zero_point, self.axis, x.ndim)
+        scale = _along(scale, self.axis, x, self.group)
+        zero_point = _along(zero_point, self.axis, x)
         if not (x.requires_grad or scale.requires_grad):
             codes: torch.Tensor = self.law(arith.TORCH, x, scale, zero_point)
             return codes
@@ -86,11 +101,12 @@ class Quantize(Elementwise):
 
 @dataclass(frozen=True)
 class Dequantize(Elementwise):
-    """`float32(q - zp) * scale`, rounded once; operands q, scale, zero point."""
+    """`float32(q - zp) * scale`, rounded once; operands q, scale, zero point. group: as Quantize."""
 
     arity: ClassVar[tuple[int, int]] = (3, 3)
 
     axis: int | None = None
+    group: int | None = None
 
     def infer(self, *inputs: TensorType) -> TensorType:
         self.expects(len(inputs) == 3, "codes, scale and zero point", *inputs)
@@ -98,6 +114,9 @@ class Dequantize(Elementwise):
         if self.axis is None:
             fits = broadcast(self, *(i.shape for i in inputs)) == q.shape
             self.expects(fits, "scale and zero point that broadcast to the codes", *inputs)
+        elif self.group is not None:
+            fits = scale.shape == grouped_shape(q, self.group) and zero_point.shape == ()
+            self.expects(fits, f"a scale per channel and {self.group} weights", *inputs)
         else:
             channels = q.shape[self.axis : self.axis + 1]
             fits = scale.shape == channels and zero_point.shape in ((), channels)
@@ -110,9 +129,9 @@ class Dequantize(Elementwise):
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
         q, scale, zero_point = inputs
         if q.is_floating_point():
-            return (q - zero_point) * _along(scale, self.axis, q.ndim)
-        scale = _along(scale, self.axis, q.ndim)
-        real: torch.Tensor = self.law(arith.TORCH, q, scale, _along(zero_point, self.axis, q.ndim))
+            return (q - zero_point) * _along(scale, self.axis, q, self.group)
+        scale = _along(scale, self.axis, q, self.group)
+        real: torch.Tensor = self.law(arith.TORCH, q, scale, _along(zero_point, self.axis, q))
         return real
 
 

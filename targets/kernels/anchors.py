@@ -26,6 +26,7 @@ from . import geometry
 from .algebra import TIR, Primitives, Value, bind
 from .batched import batch_matmul
 from .build import Expr, Operand, Point, View
+from .coded import CODED, coded_packing, lower_coded
 from .dot import Dot
 from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, Templates, dims, operand
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTED = (Conv2d, IntConv2d, Linear, IntLinear)
-PRODUCTS = (*WEIGHTED, Matmul, IntMatmul)
+PRODUCTS = (*WEIGHTED, *CODED, Matmul, IntMatmul)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,8 @@ def lower(site: Site, machine: Machine) -> Answer:
     weight = Weight.of(anchor.inputs[1])
     if isinstance(anchor.op, Matmul | IntMatmul):
         return _matmul(anchor, epilogue, machine)
+    if isinstance(anchor.op, CODED):
+        return lower_coded(anchor, epilogue, machine)
     if weight is None:
         return Miss("the weight must be a constant")
     return _weighted(anchor, weight, epilogue, machine)
@@ -135,6 +138,8 @@ def lower(site: Site, machine: Machine) -> Answer:
 def packing(node: Node, machine: Machine) -> Packing | None:
     """How the kernel for a node with a constant weight reads it."""
     for anchor in Site.of(node).body:
+        if isinstance(anchor.op, CODED):
+            return coded_packing(anchor, machine)
         if isinstance(anchor.op, WEIGHTED):
             weight = Weight.of(anchor.inputs[1])
             made = None if weight is None else Product.of(anchor, weight, machine)
@@ -213,7 +218,7 @@ def _cpu_takes(g: geometry.Conv | geometry.Linear, dot: Dot) -> bool:
     return not (isinstance(g, geometry.Conv) and g.depthwise and dot.depth > 2)
 
 
-CPU = Templates(_cpu_takes, packing_for, _cpu_weighted, batch_matmul, "int16")
+CPU = Templates(_cpu_takes, packing_for, _cpu_weighted, batch_matmul, "int16", coded=True)
 
 
 class _Unfit(Exception):

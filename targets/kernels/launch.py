@@ -82,7 +82,7 @@ class Templates:
     takes: whether a dot may compute a product with constant weights of that geometry. packing: how
     its kernel reads the weights. weighted: builds the kernel (see matmul.conv2d). matmul: the one
     for two activations (see batched.batch_matmul); codes: the type both of its operands get where
-    they are codes.
+    they are codes. coded: whether those for float and int16 decode weights as they read them.
     """
 
     takes: Callable[[Conv | Linear, Dot], bool]
@@ -90,6 +90,7 @@ class Templates:
     weighted: Callable[..., Any]
     matmul: Callable[..., Any]
     codes: str
+    coded: bool = False
 
 
 class Machine(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -38,6 +38,7 @@ from .build import (
     unravel,
     vector,
 )  # fmt: skip
+from .decode import Coding, Decoder
 from .depthwise import depthwise_conv2d
 from .dot import Dot
 from .geometry import Conv, Linear, as_linear, split_lead
@@ -93,13 +94,22 @@ class Product:
     epilogue: Epilogue
     views: Sequence[View]
     blocked: bool = False
+    decoder: Decoder | None = None
+
+    def decoded(self, panel: Expr, first: Expr, count: int) -> tuple[Product, Expr]:
+        """(a product that reads `count` steps of the panel from `first` on decoded, its panel)."""
+        if self.decoder is None:
+            return self, panel
+        weights = self.decoder.written(panel, first, count)
+        return replace(self, weights=weights, decoder=None), 0
 
     def block(self, tile: Tile, source: Buffer, panel: Expr, first: Expr, width: int, count: int,
               rows: Callable[[int, Expr], list[Row]]) -> None:  # fmt: skip
         """`count` rows x the `width` channels from `first` on; rows(n, m): n of them from m on."""
         if not self.blocked:
+            part, panel = self.decoded(panel, 0, self.panel_size)
             with tile_rows(count, tile.rows) as (_, m):
-                self.tile(tile, source, panel, first, width, rows(tile.rows, m))
+                part.tile(tile, source, panel, first, width, rows(tile.rows, m))
             return
         size = tile.lines(self.dot) * tile.vectors * self.dot.size
         sums = scratch(-(-count // tile.rows) * size, self.dot.acc_dtype)
@@ -109,11 +119,14 @@ class Product:
                 self._start(line, first, width)
             self._move(accs, sums, t * size, load=False)
         with ExitStack() as stack:
-            at, weights, last = self._enter(stack, self.taps, panel)
+            at, weights, last = self._enter(stack, self.taps, 0 if self.decoder else panel)
+            part = self
+            if self.decoder is not None:
+                part, weights = self.decoded(panel, weights, self.steps)
             t, m = stack.enter_context(tile_rows(count, tile.rows))
             places, accs = rows(tile.rows, m), self._accumulators(tile)
             self._move(accs, sums, t * size, load=True)
-            self._reduce(accs, source, [r.source + at for r in places], weights)
+            part._reduce(accs, source, [r.source + at for r in places], weights)
             with T.If(last):
                 with T.Then():
                     self._finish(places, accs, first, width)
@@ -469,22 +482,30 @@ def _changed(dtype: str, shift: int) -> Callable[[Expr, int], Expr]:
 
 def linear(g: Linear, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilogue = keep,
            operands: Sequence[Operand] = (), init: bool = True, shift: int = 0,
-           name: str = "linear") -> Any:  # fmt: skip
+           coding: Coding | None = None, name: str = "linear") -> Any:  # fmt: skip
     """PrimFunc (x, weights, [init], *operands, out): a matrix product and its epilogue.
 
     x `in_dtype` [*lead, K]; weights `dot.b_dtype` packed; init `dot.acc_dtype` [N]; out `out_dtype`
-    [*lead, N]. sum((x + shift) * w) + init is stored.
+    [*lead, N]. sum((x + shift) * w) + init is stored. coding: weights are codes, as it says, and
+    their scales the first of the operands; a panel is decoded for all rows of a task.
     """
     plan = plan_linear(g, dot, in_dtype)
     made: list[Any] = []
     with function(name, made) as params:
         io = Operand("x", g.in_shape, in_dtype), Operand("out", g.out_shape, out_dtype)
         packed = Operand("weights", packed_shape(g, plan, dot), dot.b_dtype)
+        if coding is not None:
+            packed, scales = coding.operands(g, plan.lanes, dot)
+            operands = [scales, *operands]
         x, weights, start, views, out = declare(params, io, packed, dot.acc_dtype, init, operands)
+        decoder = None
+        if coding is not None:
+            decoder = Decoder.of(coding, g, dot, plan.lanes, weights, views[0].flat)
+            views = views[1:]
         size = -(-g.k // dot.depth)
         taps, steps, blocked = split_depth(dot, plan, (), size, size)
         product = Product(dot, plan, taps, steps, size, g.n, weights, start, out, g.n, epilogue,
-                          views, blocked)  # fmt: skip
+                          views, blocked, decoder)  # fmt: skip
         rows = Rows(g, plan, dot, x, shift, params.symbols)
         rows.emit(product)
     return made[0]
@@ -527,8 +548,9 @@ class Rows:
                     product.block(tile, source, panel, channel, width, size,
                                   lambda n, m: self._rows(n, base, first, m))  # fmt: skip
                     return
+                part, panel = product.decoded(panel, 0, product.panel_size)
                 for rows, m in self._tiles(size, tile.rows):
-                    product.tile(Tile(rows, tile.vectors), source, panel, channel, width,
+                    part.tile(Tile(rows, tile.vectors), source, panel, channel, width,
                                  self._rows(rows, base, first, m))  # fmt: skip
 
             panels_of(product, part, chunk)

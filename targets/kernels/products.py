@@ -1,4 +1,5 @@
-"""Products that no template takes: matrices that broadcast, weights known only at run time.
+"""Products that no template takes: matrices that broadcast, weights known only at run time, and
+coded weights where no template decodes them.
 
 Plain loops over the reduction, one vector of results at a time: right for every shape, slow.
 """
@@ -13,7 +14,14 @@ from tvm.script.ir_builder import tirx as T
 
 from qcompiler.graph import Node
 from qcompiler.op import Elementwise
-from qcompiler.ops import IntLinear, IntMatmul, Linear, Matmul
+from qcompiler.ops import (
+    GroupedIntLinear,
+    IntLinear,
+    IntMatmul,
+    Linear,
+    Matmul,
+    WeightOnlyLinear,
+)
 from qcompiler.types import Dim as GraphDim
 
 from .algebra import TIR, Primitives, Value, dtype_bits, number
@@ -22,7 +30,9 @@ from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, dims, operand
 from .loops import UNROLL, Axis, broadcast_steps, contiguous, nest, offset, points, read, write
 
-KINDS = (Matmul, IntMatmul, Linear, IntLinear)
+CODED = (WeightOnlyLinear, GroupedIntLinear)
+LINEAR = (Linear, IntLinear, *CODED)
+KINDS = (Matmul, IntMatmul, *LINEAR)
 
 
 def lower(site: Site, machine: Machine) -> Answer:
@@ -72,12 +82,19 @@ class _Region:
 
     @property
     def linear(self) -> bool:
-        return isinstance(self.anchor.op, Linear | IntLinear)
+        return isinstance(self.anchor.op, LINEAR)
+
+    @property
+    def operands(self) -> tuple[Node, Node, Node | None, list[Node]]:
+        """a, b, the scales of b where it is codes, and the bias if any."""
+        a, b, *rest = self.anchor.inputs
+        return (a, b, rest[0], rest[1:]) if isinstance(self.anchor.op, CODED) else (a, b, None, rest)
 
     def walks(self) -> list[tuple[int, ...]]:
-        """Steps of a, b and the bias along the axes of the result."""
+        """Steps of a, b, the scales of b and the bias along the axes of the result."""
         out = dims(self.anchor.tensor.shape)
-        a, b, *bias = (dims(i.tensor.shape) for i in self.anchor.inputs)
+        *both, scale, biases = self.operands
+        a, b, *bias = (dims(i.tensor.shape) for i in (*both, *biases))
         rows = (*broadcast_steps(a[:-1], out[:-1]), 0)
         # Those steps were counted without the reduced axis.
         rows = tuple(s * int(a[-1]) for s in rows)
@@ -86,7 +103,10 @@ class _Region:
         else:
             whole = broadcast_steps((*b[:-2], 1, b[-1]), out)
             columns = (*(s * int(b[-2]) for s in whole[:-2]), 0, contiguous(b)[-1])
-        return [rows, columns, *(broadcast_steps(s, out) for s in bias)]
+        first = [rows, columns]
+        if scale is not None:
+            first.append((*[0] * (len(out) - 1), contiguous(dims(scale.tensor.shape))[0]))
+        return [*first, *(broadcast_steps(s, out) for s in bias)]
 
     def function(self) -> Any:
         out = dims(self.anchor.tensor.shape)
@@ -124,7 +144,7 @@ class _Region:
     def _sum(self, of: dict[Node, Buffer], starts: Sequence[Expr], inner: Sequence[int],
              lanes: int) -> Value:  # fmt: skip
         n, (size, walk) = TIR(self.primitives), self.reduced
-        a, b, *bias = self.anchor.inputs
+        a, b, scale, bias = self.operands
         dtype = self.anchor.tensor.dtype.value
         total = local(lanes, dtype)
         write(total, 0, 1, number(0, dtype), lanes)
@@ -133,10 +153,14 @@ class _Region:
                 self._centred(n, j, read(of[i], starts[j] + k * walk[j], inner[j], lanes))
                 for j, i in enumerate((a, b))
             )
+            if scale is not None:
+                at = starts[2] + (0 if self.anchor.op.group is None else k // self.anchor.op.group)
+                y = n.mul(n.cast(y, dtype), n.cast(read(of[scale], at, inner[2], lanes), dtype))
             write(total, 0, 1, n.add(vector(total, 0, lanes), n.mul(x, y)), lanes)
         result = vector(total, 0, lanes)
         for i in bias:
-            result = n.add(result, read(of[i], starts[2], inner[2], lanes))
+            place = 2 if scale is None else 3
+            result = n.add(result, read(of[i], starts[place], inner[place], lanes))
         return result
 
     def _centred(self, n: TIR, which: int, value: Value) -> Value:
@@ -147,5 +171,5 @@ class _Region:
         elif isinstance(op, IntLinear):
             zero = (op.zero_point, 0)[which]
         else:
-            return value
+            return n.cast(value, self.anchor.tensor.dtype.value) if isinstance(op, CODED) else value
         return n.sub(n.cast(value, "int32"), number(zero, "int32"))

@@ -20,7 +20,7 @@ from qcompiler.runtime import archive
 USAGE = [
     (("compile", "shop:net", "-o", "m.qcm"), "'int8' has static activations and needs --calib"),
     (("compile", "shop:net", "--recipe", "int9", "-o", "m.qcm"), "'int9' is not a recipe"),
-    (("compile", "shop:net", "--recipe", "w4a16", "-o", "m.qcm"), "'w4a16' is not done yet"),
+    (("compile", "shop:net", "--recipe", "bfloat16", "-o", "m.qcm"), "'bfloat16' is not done yet"),
     (("compile", "shop:net", "--recipe", "r.toml", "-o", "m.qcm"), "r.toml: No such file"),
     (("compile", "shop:net", "--target", "x86-64-v4", "-o", "m.qcm"), "is not done yet"),
     (("compile", "shop:net", "--target", "z80", "-o", "m.qcm"), "there is no target 'z80'"),
