@@ -24,9 +24,9 @@ LOADS_PER_CYCLE = 2.0
 LOAD_CYCLES = 0.2
 # Narrower panels are preferred up to this ratio of estimated cycles: they fit more channel counts.
 PANEL_TOLERANCE = 1.01
-# Channels rounded up to whole registers, over the same for registers of half the width, from which
-# on those are used: 24 channels, not 40 (96 -> 24 channels, vpdpbusd: 159 GMAC/s, narrow 200). Cores
-# that do 512 bits in one cycle would gain less.
+# Channels rounded up to whole registers, over the same for registers of half the width: from this
+# ratio on those are used, at 24 channels, not at 40 (vpdpbusd, 96 -> 24: 159 GMAC/s, narrow 200;
+# 144 -> 40: 177, narrow 201, but cores that do 512 bits as fast as 256 would lose there).
 IDLE = 1.25
 # Bytes of the input one task should stay within: a quarter of a 1 MiB second-level cache.
 TASK_BYTES = 256 << 10

@@ -2,9 +2,12 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
+from random_layers import module, values
 
 import qcompiler as qc
 from qcompiler import passes, targets
@@ -67,3 +70,23 @@ def test_nothing_is_asked_of_weights_that_are_added_in_32_bits() -> None:
     assert not any(rules["x86-64-avxvnni"] + rules["x86-64-avx512vnni"])
     assert nodes("x86-64-v3") == nodes("x86-64-v4")
     assert nodes("x86-64-avxvnni") == nodes("x86-64-avx512vnni") != nodes("x86-64-v3")
+
+
+def test_the_kernels_of_256_bit_vnni_give_the_interpreters_integers() -> None:
+    """Built with AVX-512's VNNI, which more CPUs have: the same instructions, encoded otherwise."""
+    here, target = targets.host_features(), targets.get("x86-64-avxvnni")
+    features = ("avx512vl", "avx512_vnni")
+    if not here.issuperset(features):
+        pytest.skip(f"this CPU lacks {', '.join(sorted(set(features) - here))}")
+    mattr = ["+avx512vl", "+avx512vnni"]
+    alike = replace(target, tvm={**target.tvm, "mattr": mattr}, features=features)
+    _, (x,) = load("rnet")
+    graphs = [(quantized("x86-64-avxvnni"), [x[:1]]), (module(9), values(module(9), 9))]
+    for graph, inputs in graphs:
+        pairs = zip(listed(qc.build(graph, alike)(*inputs)), listed(qc.interpret(graph, *inputs)),
+                    strict=True)  # fmt: skip
+        assert all(torch.equal(ours, oracle) for ours, oracle in pairs)
+
+
+def listed(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
