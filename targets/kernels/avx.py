@@ -27,13 +27,14 @@ class Registers:
     """The vector registers of a machine, and what LLVM calls the instructions on them.
 
     pace: cycles of an instruction that is done twice a cycle on 256 bits. room: accumulators of a
-    tile at most. features: what they need beyond AVX2.
+    tile at most; vnni_room: those of vpdpbusd. features: what they need beyond AVX2.
     """
 
     bits: int
     count: int
     pace: float
     room: int
+    vnni_room: int
     maddubs: str
     maddwd: str
     dpbusd: str
@@ -51,17 +52,18 @@ class Registers:
 
 
 YMM = Registers(
-    256, 16, 0.5, 12,
+    256, 16, 0.5, 12, 12,
     maddubs="llvm.x86.avx2.pmadd.ub.sw",
     maddwd="llvm.x86.avx2.pmadd.wd",
     dpbusd="llvm.x86.avx512.vpdpbusd.256",
     dpwssd="llvm.x86.avx512.vpdpwssd.256",
 )  # fmt: skip
-# Of the 32 registers of 512 bits a tile takes 16: more are slower (vpdpbusd over the layers of
-# MobileNetV2 and ResNet-50: 28 accumulators 185 and 218 GMAC/s, 16 188 and 220, 8 193 and 223), and
-# a core that does two a cycle with a latency of 5 needs at least 10.
+# Of the 32 registers of 512 bits a tile takes 16 (FMA 56.4 GMAC/s, of 28 56.0; vpmaddubsw 111.8, of
+# 8 111.3), or 10 for vpdpbusd: more are slower (the layers of MobileNetV2 and ResNet-50: 10 189 and
+# 221 GMAC/s, 16 181 and 220, 28 184 and 218), fewer would wait on a core that does two a cycle with
+# a latency of 5 (8 here: 192 and 224).
 ZMM = Registers(
-    512, 32, 1.0, 16,
+    512, 32, 1.0, 16, 10,
     maddubs="llvm.x86.avx512.pmaddubs.w.512",
     maddwd="llvm.x86.avx512.pmaddw.d.512",
     dpbusd="llvm.x86.avx512.vpdpbusd.512",
@@ -196,7 +198,7 @@ def dpbusd(vnni: str, r: Registers = YMM) -> Dot:
         emit=_dpbusd(r),
         cycles=r.pace,
         latency=5.0,
-        accumulators=r.room,
+        accumulators=r.vnni_room,
         temporaries=1,
         features=(*r.features, vnni),
         registers=r.count,
