@@ -25,25 +25,22 @@ from .base import InputsError, Target, require_buildable
 from .cuda import CUDA_SM80, CUDA_SM90
 from .link import LinkError
 from .lower import LowerError
-from .x86 import X86_64_V3
+from .x86 import X86_64_AVX512VNNI, X86_64_AVXVNNI, X86_64_V3, X86_64_V4
 
 __all__ = [
-    "DONE", "PLANNED", "InputsError", "LinkError", "LowerError", "Target", "TargetError", "get",
+    "DONE", "InputsError", "LinkError", "LowerError", "Target", "TargetError", "get",
     "host_features", "names", "native", "require_buildable",
 ]  # fmt: skip
 
 DONE: tuple[Target, ...] = (
-    X86_64_V3, ARMV8_A, ARMV8_2_DOTPROD, ARMV8_6_I8MM, CUDA_SM80, CUDA_SM90,
+    X86_64_V3, X86_64_V4, X86_64_AVXVNNI, X86_64_AVX512VNNI, ARMV8_A, ARMV8_2_DOTPROD, ARMV8_6_I8MM,
+    CUDA_SM80, CUDA_SM90,
 )  # fmt: skip
 """Every finished target; of one architecture, the most capable last."""
 
-PLANNED = (
-    "x86-64-v4", "x86-64-avxvnni", "x86-64-avx512vnni",
-)  # fmt: skip
-
 
 class TargetError(ValueError):
-    """There is no such target, or not yet, or this machine cannot run it."""
+    """There is no such target, or none that this machine can run."""
 
 
 def names() -> tuple[str, ...]:
@@ -63,19 +60,17 @@ def get(name: str | Target) -> Target:
     for target in DONE:
         if target.name == name:
             return target
-    if name in PLANNED:
-        raise TargetError(f"target {name} is not done yet; done are {', '.join(names())}")
     raise TargetError(f"there is no target {name!r}; choose one of {', '.join(names())}")
 
 
 def native(features: frozenset[str] | None = None) -> Target:
-    """The best done target whose features a machine has (this one unless given)."""
+    """The best target whose features a machine has (this one unless given)."""
     here = host_features() if features is None else features
     fitting = [t for t in DONE if here.issuperset(t.features)]
     if not fitting:
         nearest = min(DONE, key=lambda t: len(set(t.features) - here))
         lacking = sorted(set(nearest.features) - here)
-        raise TargetError(f"no done target runs here: {nearest.name} needs {', '.join(lacking)}")
+        raise TargetError(f"no target runs here: {nearest.name} needs {', '.join(lacking)}")
     return fitting[-1]
 
 

@@ -147,7 +147,6 @@ def targets() -> None:
     Console().print(table)
     for (integer, floats), letter in letters.items():
         click.echo(f"{letter}: integer {', '.join(integer)};\n   float {', '.join(floats)}")
-    click.echo(f"not done yet: {', '.join(machines.PLANNED)}")
     try:
         click.echo(f"native is {machines.native().name}")
     except machines.TargetError as e:

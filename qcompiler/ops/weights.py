@@ -69,4 +69,5 @@ class GroupedIntLinear(Op):
         return TensorType(shape, DType.INT32)
 
     def eval(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return arith.grouped_sum(*inputs, self.group)
+        x, w, factors = inputs
+        return arith.grouped_sum(x, w, factors, self.group)

@@ -31,6 +31,7 @@ from .dot import Dot
 from .formula import evaluate, supported, uses
 from .launch import Answer, Launch, Machine, Miss, Site, Templates, dims, operand
 from .matmul import conv2d, linear
+from .plan import fitted
 from .requantize import saturates
 from .weights import Weight, chosen, code_range, moved, packing_for
 
@@ -170,7 +171,7 @@ class Product:
             dot = next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
             if dot is None:
                 return Miss(f"no instruction for {dtype}")
-            return Product(g, dot, dtype, 0, 0, templates)
+            return Product(g, fitted(g, dot), dtype, 0, 0, templates)
         codes = code_range(x)
         if isinstance(g, geometry.Conv) and g.padded:  # with a code that x itself may not hold
             zero_point = anchor.op.zero_point
@@ -178,7 +179,8 @@ class Product:
         found = chosen(isa, weight.value, codes)
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
-        return Product(g, found[0], dtype, found[1], anchor.op.zero_point, templates)
+        dot, shift = found
+        return Product(g, fitted(g, dot), dtype, shift, anchor.op.zero_point, templates)
 
     @property
     def packing(self) -> Packing:
@@ -215,7 +217,7 @@ def _cpu_weighted(g: geometry.Conv | geometry.Linear, dot: Dot, *, pad: int, **o
 
 def _cpu_takes(g: geometry.Conv | geometry.Linear, dot: Dot) -> bool:
     """Depthwise: a dot of neighbouring taps, of which a kernel has few."""
-    return not (isinstance(g, geometry.Conv) and g.depthwise and dot.depth > 2)
+    return not (isinstance(g, geometry.Conv) and g.depthwise and dot.depth > dot.taps)
 
 
 CPU = Templates(_cpu_takes, packing_for, _cpu_weighted, batch_matmul, "int16", coded=True)

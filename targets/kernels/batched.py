@@ -6,6 +6,7 @@ as packed weights would lie, [panel, step, lane, depth].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,7 @@ class Batch:
             self._pack_panel(packed, begin, at, plan.full * plan.lanes, plan.rest)
 
     def _pack_panel(self, packed: Buffer, to: Expr, at: Expr, channel: Expr, width: int) -> None:
-        lanes = self.dot.lanes
+        lanes = math.gcd(self.dot.lanes, WORDS) if self.g.transposed else self.dot.lanes
         if width < self.plan.lanes:
             fill(packed, to, T.Cast(self.dot.b_dtype, 0), self.panel)
         for start in range(0, width, lanes):
@@ -174,7 +175,7 @@ class Batch:
         """`inside` channels of b [N, K]: blocks of 8 x 8 words are transposed in registers."""
         g, depth, change = self.g, self.dot.depth, self._centred(1)
         step = self.plan.lanes * depth
-        whole = g.k // (WORDS * depth) if inside == self.dot.lanes == WORDS else 0
+        whole = g.k // (WORDS * depth) if inside == WORDS else 0
         if whole:
             with T.serial(0, whole) as s:
                 here = at + channel * g.k + s * (WORDS * depth)

@@ -15,8 +15,8 @@ from qcompiler.ops import GroupedIntLinear, Packing, WeightOnlyLinear
 
 from .decode import OFFSET, Coding
 from .dot import Dot
-from .geometry import Linear
 from .gemv import gemv, panel_lanes
+from .geometry import Linear
 from .launch import Answer, Launch, Machine, Miss, dims
 from .matmul import linear
 from .plan import plan_linear

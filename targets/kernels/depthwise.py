@@ -40,8 +40,10 @@ from .dot import Dot
 from .geometry import Conv
 from .plan import SERIAL_MACS, TASKS
 
-# Channel vectors side by side: their codes fill one 128-bit load, and pack well when stored.
+# Channel vectors side by side, for their codes pack well when stored; their codes fill at most one
+# 128-bit load (one vector of 512 bits: 38 GMAC/s over MobileNetV2's layers, two 36).
 VECTORS = 2
+LOAD_CODES = 16
 # Output columns in one tile, at most; 7 divides the widths 7, 14, 28, 56 and 112.
 MAX_COLUMNS = 7
 # Registers that a tile needs beside its accumulators: one of weights and one product.
@@ -96,7 +98,8 @@ class Column:
     @property
     def width(self) -> int:
         """Channels of a block."""
-        return min(VECTORS, self.g.channels // self.dot.lanes) * self.dot.lanes
+        vectors = min(VECTORS, LOAD_CODES // self.dot.lanes, self.g.channels // self.dot.lanes)
+        return vectors * self.dot.lanes
 
     @property
     def groups(self) -> int:

@@ -40,7 +40,9 @@ class Dot:
     registers: vector registers of the machine. temporaries: how many a step takes beside its
     accumulators and weights. by_lane: whether the instruction can repeat a word
     of a register by itself, so that a group's first operands are loaded as one vector. moves: the
-    only numbers its kernels can add to codes; empty: any.
+    only numbers its kernels can add to codes; empty: any. panel, tile_rows: the most channels and
+    the most pixels of a tile. taps: depthwise convolutions use it up to this depth.
+    narrow: the same on registers of half the width.
     """
 
     name: str
@@ -62,6 +64,10 @@ class Dot:
     temporaries: int = 0
     by_lane: bool = False
     moves: tuple[int, ...] = ()
+    panel: int = 32
+    tile_rows: int = 8
+    taps: int = 2
+    narrow: Dot | None = None
 
     @property
     def size(self) -> int:
@@ -92,7 +98,10 @@ class Dot:
 
     def portable(self) -> Dot:
         """The same dot with its semantics in place of the instruction: runs on any machine."""
-        return replace(self, name=f"{self.name}_reference", emit=self.reference, features=())
+        return replace(
+            self, name=f"{self.name}_reference", emit=self.reference, features=(),
+            narrow=self.narrow.portable() if self.narrow else None,
+        )  # fmt: skip
 
     def operands(self, buffer: Any, places: Sequence[Any], count: int) -> list[Vector]:
         """The first operands of `count` instructions that follow each other.

@@ -24,8 +24,10 @@ LOADS_PER_CYCLE = 2.0
 LOAD_CYCLES = 0.2
 # Narrower panels are preferred up to this ratio of estimated cycles: they fit more channel counts.
 PANEL_TOLERANCE = 1.01
-MAX_LANES = 32
-MAX_ROWS = 8
+# Channels rounded up to whole registers, over the same for registers of half the width: from this
+# ratio on those are used, at 24 channels, not at 40 (vpdpbusd, 96 -> 24: 159 GMAC/s, narrow 200;
+# 144 -> 40: 177, narrow 201, but cores that do 512 bits as fast as 256 would lose there).
+IDLE = 1.25
 # Bytes of the input one task should stay within: a quarter of a 1 MiB second-level cache.
 TASK_BYTES = 256 << 10
 # Packed weights above this are read once, by tasks that each own some channels.
@@ -126,7 +128,7 @@ def tile_cycles(work: Work, tile: Tile, dot: Dot) -> float:
 
 
 def _tiles(vectors: int, work: Work, dot: Dot) -> Iterator[Tile]:
-    for rows in range(1, max(min(MAX_ROWS, work.known_rows), 1) + 1):
+    for rows in range(1, max(min(dot.tile_rows, work.known_rows), 1) + 1):
         tile = Tile(rows, vectors)
         if rows == 1 or dot.fits(tile.lines(dot), vectors):
             yield tile
@@ -170,7 +172,7 @@ def _panels(vectors: int, work: Work, dot: Dot) -> tuple[float, Panels]:
 
 def panel_plan(work: Work, dot: Dot) -> Panels:
     """The cheapest way to cut the channels."""
-    most = min(MAX_LANES // dot.lanes, dot.accumulators, -(-work.channels // dot.lanes))
+    most = min(dot.panel // dot.lanes, dot.accumulators, -(-work.channels // dot.lanes))
     costs = [_panels(vectors, work, dot) for vectors in range(1, most + 1)]
     least = min(cost for cost, _ in costs)
     return next(p for cost, p in costs if cost <= least * PANEL_TOLERANCE)
@@ -240,7 +242,7 @@ def plan_conv(g: Conv, dot: Dot, in_dtype: str) -> Plan:
 def plan_linear(g: Linear, dot: Dot, in_dtype: str) -> Plan:
     """The plan of a matrix product; its blocks are rows."""
     images, pixels = split_lead(g.lead)
-    rows = pixels if isinstance(images, int) or pixels >= MAX_ROWS else None
+    rows = pixels if isinstance(images, int) or pixels >= dot.tile_rows else None
     work = Work(
         rows=rows,
         steps=-(-g.k // dot.depth),
@@ -274,6 +276,17 @@ def plan_matmul(g: Matmul, dot: Dot) -> Plan:
 def channelwise(g: Conv, dot: Dot) -> bool:
     """Whether the depthwise template computes g, not the product of matrices."""
     return g.depthwise and g.channels >= dot.lanes
+
+
+def fitted(g: Conv | Linear, dot: Dot) -> Dot:
+    """The dot, or its narrow form where the output channels of g leave much of it idle."""
+    if dot.narrow is None:
+        return dot
+    if isinstance(g, Conv) and g.depthwise:
+        return dot if channelwise(g, dot) else dot.narrow
+    channels = g.group_out if isinstance(g, Conv) else g.n
+    whole, narrow = (-(-channels // d.lanes) * d.lanes for d in (dot, dot.narrow))
+    return dot.narrow if whole >= IDLE * narrow else dot
 
 
 def packing_of(g: Conv | Linear, dot: Dot, in_dtype: str) -> tuple[int, int, int, bool]:

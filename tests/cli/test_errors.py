@@ -22,7 +22,6 @@ USAGE = [
     (("compile", "shop:net", "--recipe", "int9", "-o", "m.qcm"), "'int9' is not a recipe"),
     (("compile", "shop:net", "--recipe", "bfloat16", "-o", "m.qcm"), "'bfloat16' is not done yet"),
     (("compile", "shop:net", "--recipe", "r.toml", "-o", "m.qcm"), "r.toml: No such file"),
-    (("compile", "shop:net", "--target", "x86-64-v4", "-o", "m.qcm"), "is not done yet"),
     (("compile", "shop:net", "--target", "z80", "-o", "m.qcm"), "there is no target 'z80'"),
     (("compile", "shop:absent", "--recipe", "float32", "-o", "m.qcm"), "has no 'absent'"),
     (("compile", "absent:net", "--recipe", "float32", "-o", "m.qcm"), "no module 'absent'"),

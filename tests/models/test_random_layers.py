@@ -6,16 +6,29 @@ from random_layers import PER_MODULE, module, values
 from torch import nn
 
 import qcompiler as qc
+from qcompiler import targets
 from qcompiler.interpret import interpret
 
 MODULES = 8
+HERE = [t.name for t in targets.DONE if targets.host_features().issuperset(t.features)]
+NATIVE = targets.native().name
 
 
 @pytest.mark.parametrize("seed", range(MODULES))
 def test_random_layers(seed):
+    compare(seed, NATIVE)
+
+
+@pytest.mark.parametrize("name", [n for n in HERE if n != NATIVE])
+@pytest.mark.parametrize("seed", range(MODULES // 2))
+def test_other_targets_of_this_machine(seed, name):
+    compare(seed, name)
+
+
+def compare(seed: int, name: str) -> None:
     graph = module(seed)
     x = values(graph, seed)
-    compiled = qc.build(graph, "native")(*x)
+    compiled = qc.build(graph, name)(*x)
     for node, ours, oracle in zip(graph.outputs, compiled, interpret(graph, *x), strict=True):
         assert ours.dtype == oracle.dtype and ours.shape == oracle.shape, node
         wrong = int((ours != oracle).sum())

@@ -4,18 +4,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.targets.kernels.avx import FMA, MADDWD, maddubs
+from qcompiler.targets.kernels.avx import (
+    AVX512VNNI,
+    AVXVNNI,
+    FMA,
+    MADDWD,
+    ZMM,
+    fma,
+    maddubs,
+    wide,
+)
 from qcompiler.targets.kernels.geometry import Conv, Linear, Matmul, as_linear, split_lead
 from qcompiler.targets.kernels.plan import (
     TASK_BYTES,
     Plan,
+    fitted,
     packing_of,
     plan_conv,
     plan_linear,
     plan_matmul,
 )
 
-DOTS = st.sampled_from([maddubs(), maddubs(4), MADDWD, FMA])
+DOTS = st.sampled_from(
+    [maddubs(), maddubs(4), MADDWD, FMA, AVXVNNI, AVX512VNNI, maddubs(4, ZMM), fma(ZMM)]
+)
 
 
 def check(plan: Plan, units: int, pixels: int, channels: int, dot) -> None:
@@ -100,3 +112,12 @@ def test_only_the_first_dimension_may_be_symbolic():
     assert split_lead(("n", 3, 4)) == ("n", 12) and split_lead((2, 3)) == (1, 6)
     with pytest.raises(ValueError, match="only the first dimension may be symbolic"):
         split_lead((2, "n"))
+
+
+def test_registers_are_narrow_where_channels_would_leave_them_idle():
+    dot, same = wide(fma), FMA
+    taken = {n: fitted(Linear((64,), 32, n), dot).lanes for n in (3, 8, 16, 20, 24, 32, 40, 1000)}
+    assert taken == {3: 8, 8: 8, 16: 16, 20: 8, 24: 8, 32: 16, 40: 16, 1000: 16}
+    depthwise = [Conv(1, 9, 9, c, c, (3, 3), groups=c) for c in (12, 24)]
+    assert [fitted(g, dot).lanes for g in depthwise] == [8, 16]
+    assert fitted(depthwise[0], same) is same

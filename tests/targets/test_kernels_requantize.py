@@ -6,11 +6,18 @@ import torch
 from kernel_cases import Codes, assembly, integer_product, product
 
 from qcompiler import arith
-from qcompiler.targets.kernels.avx import MADDWD
+from qcompiler.machine import features as cpu_flags
+from qcompiler.targets.kernels.avx import MADDWD, ZMM, maddwd
 from qcompiler.targets.kernels.build import Operand
 from qcompiler.targets.kernels.geometry import Linear
-from qcompiler.targets.kernels.requantize import MULTIPLIER_MAX, requantize_packed, saturates
+from qcompiler.targets.kernels.requantize import (
+    MULTIPLIER_MAX,
+    requantize_narrowed,
+    requantize_packed,
+    saturates,
+)
 
+WAYS = [(requantize_packed, MADDWD), (requantize_narrowed, maddwd(ZMM))]
 LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
 
 
@@ -25,7 +32,10 @@ def accumulators(channels: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 @pytest.mark.parametrize("zero_point", [0, 3, -128, 127, 255])
 @pytest.mark.parametrize("channels", [64, 31, 8])
-def test_codes_are_the_law(dtype, zero_point, channels):
+@pytest.mark.parametrize(("requantize", "dot"), WAYS, ids=lambda v: getattr(v, "name", ""))
+def test_codes_are_the_law(dtype, zero_point, channels, requantize, dot):
+    if not cpu_flags().issuperset(f.lstrip("+") for f in dot.features):
+        pytest.skip(f"this CPU lacks one of {', '.join(dot.features)}")
     low, high = LIMITS[dtype]
     if not low <= zero_point <= high:
         zero_point = 100
@@ -36,9 +46,9 @@ def test_codes_are_the_law(dtype, zero_point, channels):
     # The accumulators are the bias: the codes are all at the zero point.
     c = Codes(np.zeros((1, 4), np.uint8), np.zeros((channels, 4), np.int8), acc)
     result = integer_product(
-        Linear((1,), 4, channels), MADDWD, c, zero_point=0, out_dtype=dtype, arrays=[multiplier],
-        operands=[Operand("m", (channels,), "float32")],
-        epilogue=lambda a, at, n, views: requantize_packed(
+        Linear((1,), 4, channels), dot, c, zero_point=0, out_dtype=dtype, arrays=[multiplier],
+        operands=[Operand("m", (channels,), "float32")], features=dot.features,
+        epilogue=lambda a, at, n, views: requantize(
             a, views[0].load(at, n), zero_point, n, dtype
         ),
     )  # fmt: skip
@@ -54,12 +64,18 @@ def test_it_says_where_it_holds():
     assert np.float32(2.0**31) * np.float32(MULTIPLIER_MAX) < 2.0**31
 
 
-def test_packs_clamp():
+CLAMPS = [("vcvtps2dq", "vpackssdw", "vpaddsw", "vpackuswb"), ("vcvtps2dq", "vpmovusdb")]
+
+
+@pytest.mark.parametrize(("way", "clamps"), list(zip(WAYS, CLAMPS, strict=True)))
+def test_the_stores_clamp(way, clamps):
+    requantize, dot = way
     function = product(
-        Linear((8,), 16, 32), MADDWD, in_dtype="uint8", out_dtype="uint8",
+        Linear((8,), 16, 32), dot, in_dtype="uint8", out_dtype="uint8",
         operands=[Operand("m", (32,), "float32")],
-        epilogue=lambda a, at, n, views: requantize_packed(a, views[0].load(at, n), 3, n, "uint8"),
+        epilogue=lambda a, at, n, views: requantize(a, views[0].load(at, n), 3, n, "uint8"),
     )  # fmt: skip
-    text = assembly(function)
-    assert all(w in text for w in ("vcvtps2dq", "vpackssdw", "vpaddsw", "vpackuswb"))
-    assert not any(w in text for w in ("vmaxps", "vminps", "vpminsd", "vpmaxsd"))
+    text = assembly(function, *dot.features)
+    assert all(w in text for w in clamps)
+    assert not any(w in text for w in ("vmaxps", "vminps", "vpminsd"))
+    assert ("vpmaxsd" in text) == (requantize is requantize_narrowed)  # below 0 only

@@ -40,6 +40,19 @@ def listed(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tenso
     return result if isinstance(result, tuple) else (result,)
 
 
+def lacking(name: str) -> str | None:
+    """Why this machine neither runs nor emulates a CPU target."""
+    if name in CPUS:
+        try:
+            return arm.missing() or (arm.userland() and None)
+        except EmulationError as e:
+            return str(e)
+    if name.startswith("cuda"):
+        return None
+    missing = sorted(set(targets.get(name).features) - targets.host_features())
+    return f"this CPU lacks {', '.join(missing)}" if missing else None
+
+
 @pytest.fixture(scope="module")
 def reference() -> tuple[list, list[tuple[torch.Tensor, ...]]]:
     """(cases, what the interpreter gives for each)."""
@@ -51,12 +64,8 @@ def reference() -> tuple[list, list[tuple[torch.Tensor, ...]]]:
 def test_the_same_integers_everywhere(name: str, reference, tmp_path: Path, request) -> None:
     if targets.get(name).device == "cuda":
         request.getfixturevalue("gpu")
-    if name in CPUS:
-        reason = arm.missing()
-        try:
-            _ = reason or arm.userland()
-        except EmulationError as e:
-            reason = str(e)
+    else:
+        reason = lacking(name)
         if reason:
             pytest.skip(reason)
     cases, expected = reference
