@@ -310,7 +310,8 @@ def mul_into_int_mul(node: Node, sweep: Sweep) -> Result:
 
 
 RULES: tuple[Rule, ...] = (
-    weight_into_codes, weights_into_codes, layer_into_sums, rows_into_sums, matmul_into_sums, pool_into_sums,
+    weight_into_codes, weights_into_codes, layer_into_sums, rows_into_sums, matmul_into_sums,
+    pool_into_sums,
     quantize_into_requantize, prelu_into_requantize, add_into_int_add, mul_into_int_mul,
     concat_of_codes, function_into_table,
 )  # fmt: skip

@@ -101,7 +101,7 @@ class Quantize(Elementwise):
 
 @dataclass(frozen=True)
 class Dequantize(Elementwise):
-    """`float32(q - zp) * scale`, rounded once; operands q, scale, zero point. group: as Quantize."""
+    """`float32(q - zp) * scale`, rounded once; operands q, scale, zero point. group: as above."""
 
     arity: ClassVar[tuple[int, int]] = (3, 3)
 

@@ -1,4 +1,4 @@
-"""One row times weights that are codes, at the speed of memory: decoded in registers, panel by panel.
+"""One row times weights that are codes, at the speed of memory: decoded in registers, by panels.
 
 A panel's codes and scales are read once, in order; its output channels are accumulators. Sums of a
 group are scaled and added to those of the channel: in float32, or exactly in int32.

@@ -88,7 +88,8 @@ class _Region:
     def operands(self) -> tuple[Node, Node, Node | None, list[Node]]:
         """a, b, the scales of b where it is codes, and the bias if any."""
         a, b, *rest = self.anchor.inputs
-        return (a, b, rest[0], rest[1:]) if isinstance(self.anchor.op, CODED) else (a, b, None, rest)
+        coded = isinstance(self.anchor.op, CODED)
+        return (a, b, rest[0], rest[1:]) if coded else (a, b, None, rest)
 
     def walks(self) -> list[tuple[int, ...]]:
         """Steps of a, b, the scales of b and the bias along the axes of the result."""

@@ -14,8 +14,8 @@ from . import build
 ORDERS = {"forward": 0, "reverse": 1}
 SHUFFLED = 2
 SHARED = {"sm_80": 166912, "sm_90": 232448}
-"""Bytes of shared memory that a block may use: CUDA C++ Programming Guide, "Technical Specifications
-per Compute Capability"."""
+"""Bytes of shared memory that a block may use: CUDA C++ Programming Guide, table "Technical
+Specifications per Compute Capability"."""
 TVM_CUDA = "libtvm_runtime_cuda.so"
 
 _BUILDER = ctypes.CFUNCTYPE(
