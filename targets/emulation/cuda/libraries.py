@@ -14,8 +14,8 @@ from . import build
 ORDERS = {"forward": 0, "reverse": 1}
 SHUFFLED = 2
 SHARED = {"sm_80": 166912, "sm_90": 232448}
-"""Bytes of shared memory that a block may use: CUDA C++ Programming Guide, "Technical Specifications
-per Compute Capability"."""
+"""Bytes of shared memory that a block may use: CUDA C++ Programming Guide, table "Technical
+Specifications per Compute Capability"."""
 TVM_CUDA = "libtvm_runtime_cuda.so"
 
 _BUILDER = ctypes.CFUNCTYPE(
@@ -68,9 +68,7 @@ def load() -> ctypes.CDLL:
     return driver
 
 
-def configure(
-    order: str | int, copies: str, checks: bool, architecture: str = "sm_90"
-) -> None:
+def configure(order: str | int, copies: str, checks: bool, architecture: str = "sm_90") -> None:
     """Settings of the launches that follow, and of the modules loaded from now on."""
     if copies not in ("lazy", "eager"):
         raise ValueError(f"copies: expected 'lazy' or 'eager', got {copies!r}")
