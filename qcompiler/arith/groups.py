@@ -77,7 +77,8 @@ def _least_squares(w: Array, qmax: int) -> Array:
     """
     base = np.abs(w).max(-1) / np.float32(qmax)
     inverse = np.divide(1, base, out=np.zeros_like(base), where=base > SCALE_MIN)
-    best, scale = np.full_like(base, -1), base
+    best: Array = np.full_like(base, -1)
+    scale: Array = base
     codes = np.empty_like(w)
     for factor in SHRINK:
         np.multiply(w, (inverse * np.float32(factor))[..., None], out=codes)

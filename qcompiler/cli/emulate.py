@@ -48,8 +48,9 @@ def _elsewhere(artifact: str) -> tuple[CompiledModel, Called] | None:
     from qcompiler.runtime.bundle import read
 
     bundle = read(artifact, to_run=False)
-    if bundle.manifest.device == "cuda":
-        _prepare(emulation.cuda(), bundle.manifest.target)
+    emulator = emulation.of(bundle.manifest.device)
+    if emulator is not None:
+        _prepare(emulator, bundle.manifest.target)
     from qcompiler import targets as machines
 
     target = machines.get(bundle.manifest.target)

@@ -31,8 +31,8 @@ class Packing:
     taps: w is depthwise, [C, 1, KH, KW]; the KW taps of a kernel row stand where the input channels
     of other weights do, so that an instruction takes `depth` of them.
     whole: I/groups is filled up to a multiple of it. bits: with 4, of two steps along I the codes
-    of the first are the low halves of bytes, plus 8, and those of the second the high halves; a last
-    step that is alone is followed by zeros.
+    of the first are the low halves of bytes, plus 8, and those of the second the high halves; a
+    last step that is alone is followed by zeros.
     """
 
     lanes: int

@@ -124,7 +124,7 @@ def _answering(target: str, architecture: str, code: bytes) -> Iterator[None]:
 def _uncompiled(target: str, error: nvcc.NvccError) -> str:
     return (
         f"the model was built for {target} without machine code, and nvcc cannot compile its "
-        f"kernels here: {error.first}; set QC_NVCC to one that can, or build where nvcc is"
+        f"kernels here: {error.first}; set QC_NVCC to one that can, or build the model where it is"
     )
 
 

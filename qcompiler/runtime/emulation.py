@@ -16,6 +16,12 @@ def running() -> bool:
     return CUDA in sys.modules and bool(sys.modules[CUDA].started())
 
 
+def of(device: str) -> ModuleType | None:
+    """The emulator of a kind of device, by TVM's name; None where it is none of this process."""
+    emulators = {"cuda": cuda}
+    return emulators[device]() if device in emulators else None
+
+
 def cuda() -> ModuleType:
     """The CUDA emulator, without `qcompiler.targets` around it: that needs TVM's compiler.
 

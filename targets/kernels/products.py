@@ -146,7 +146,8 @@ class _Region:
              lanes: int) -> Value:  # fmt: skip
         n, (size, walk) = TIR(self.primitives), self.reduced
         a, b, scale, bias = self.operands
-        dtype = self.anchor.tensor.dtype.value
+        op, dtype = self.anchor.op, self.anchor.tensor.dtype.value
+        group = op.group if isinstance(op, CODED) else None
         total = local(lanes, dtype)
         write(total, 0, 1, number(0, dtype), lanes)
         with T.serial(0, size) as k:
@@ -155,7 +156,7 @@ class _Region:
                 for j, i in enumerate((a, b))
             )
             if scale is not None:
-                at = starts[2] + (0 if self.anchor.op.group is None else k // self.anchor.op.group)
+                at = starts[2] + (0 if group is None else k // group)
                 y = n.mul(n.cast(y, dtype), n.cast(read(of[scale], at, inner[2], lanes), dtype))
             write(total, 0, 1, n.add(vector(total, 0, lanes), n.mul(x, y)), lanes)
         result = vector(total, 0, lanes)

@@ -106,7 +106,7 @@ def assembled(said: str) -> dict[str, tuple[int, int, int]]:
         r"properties for (\w+)_kernel(_\d+)?\s+(\d+) bytes stack frame, (\d+) bytes spill stores, "
         r"(\d+) bytes spill loads\s.*Used (\d+) registers", said,
     )  # fmt: skip
-    return {n + e: (int(f), int(s) + int(t), int(r)) for n, e, f, s, t, r in properties}
+    return {n + e: (int(f), int(s) + int(again), int(r)) for n, e, f, s, again, r in properties}
 
 
 @needs_nvcc

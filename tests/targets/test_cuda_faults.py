@@ -99,7 +99,7 @@ def test_the_kernel_itself_holds(case: Cases) -> None:
 
 
 def test_an_elementwise_kernel_without_its_guard_is_caught(gpu: None, monkeypatch) -> None:
-    """Though what it reads is another kernel's result, which a pool gives in pages of 4 KiB."""
+    """Though it reads another kernel's result, which a pool gives in pages of 4096 bytes."""
     if not cuda.started():
         pytest.skip("faults are for the emulator")
     monkeypatch.setattr(lowering, "TARGET", TARGET)

@@ -102,7 +102,7 @@ def local_bytes(text: str) -> int:
 
 @pytest.mark.parametrize("columns", [2_200_000, 65_536])
 def test_what_a_thread_keeps_of_a_row_has_a_limit(columns: int) -> None:
-    """A driver reserves local memory for all threads at once; beyond a limit it recomputes."""
+    """A driver reserves local memory for all threads at once; what is beyond is recomputed."""
     cases = Cases(0)
     x = cases.floats(1, columns)
     ones = const(torch.ones(columns))

@@ -22,7 +22,7 @@ copies: when cp.async lands: "lazy", as late as its wait allows, or "eager", at 
 checks: every load and store is looked at: bounds to the byte, alignment, races in shared memory,
         shared memory read before it is written. Without, modules loaded from then on run faster,
         and faults show in the results only, or by a guard page.
-architecture: "sm_80" or "sm_90": compute capability, and the shared memory a block may use.
+architecture: "sm_80" or "sm_90": the compute capability, and the shared memory that a block has.
 
 A kernel that does what CUDA leaves undefined ends with an error that names kernel, block, thread
 and cause: EmulationError from `Program`, RuntimeError from TVM.
@@ -30,9 +30,9 @@ and cause: EmulationError from `Program`, RuntimeError from TVM.
 `Program(text).run(kernel, grid, block, *arrays)` runs CUDA text without TVM; machine code that can
 be emulated too is made by qcompiler.nvcc.with_text. How: text -> C++ (translate.py, ptx.py,
 include/), one fiber per thread (engine/). Not covered: wgmma, TMA, mbarriers, clusters, wmma,
-textures, cooperative grids, kernels that spin on memory, float16 arithmetic; races in global
-memory; warps whose lanes come to one helper function from different places. expf and its like are
-the host's, and a plain cast of a float that is out of range is too.
+textures, cooperative grids, kernels that spin on memory, float16 arithmetic, races in global
+memory, and lanes that come to one instruction in a helper function from different calls of it.
+expf and its like are the host's, and a plain cast of a float that is out of range is too.
 """
 
 from __future__ import annotations

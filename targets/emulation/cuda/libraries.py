@@ -68,9 +68,7 @@ def load() -> ctypes.CDLL:
     return driver
 
 
-def configure(
-    order: str | int, copies: str, checks: bool, architecture: str = "sm_90"
-) -> None:
+def configure(order: str | int, copies: str, checks: bool, architecture: str = "sm_90") -> None:
     """Settings of the launches that follow, and of the modules loaded from now on."""
     if copies not in ("lazy", "eager"):
         raise ValueError(f"copies: expected 'lazy' or 'eager', got {copies!r}")

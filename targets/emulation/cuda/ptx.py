@@ -90,15 +90,16 @@ Every name they declare begins with qcemu_, lest it hide one of the operands.
 
 def load_matrices(name: re.Match[str], args: list[str], s: Statement) -> str:
     target, address = args
-    call = f"{name['count']}, {_bool(name['trans'])}, qcemu_r, {s.address(address, 'shared')}"
-    load = f"uint32_t qcemu_r[4]; qcemu::load_matrices(__LINE__, {call})"
-    return f"{load}; {s.assign(target, 'qcemu_r')}"
+    which = f"__LINE__, {name['count']}, {_bool(name['trans'])}"
+    call = f"{which}, qcemu_r, {s.address(address, 'shared')}"
+    return f"uint32_t qcemu_r[4]; qcemu::load_matrices({call}); {s.assign(target, 'qcemu_r')}"
 
 
 def store_matrices(name: re.Match[str], args: list[str], s: Statement) -> str:
     address, source = args
-    call = f"{name['count']}, {_bool(name['trans'])}, qcemu_r, {s.address(address, 'shared')}"
-    return f"{s.array('qcemu_r', source)} qcemu::store_matrices(__LINE__, {call});"
+    which = f"__LINE__, {name['count']}, {_bool(name['trans'])}"
+    call = f"{which}, qcemu_r, {s.address(address, 'shared')}"
+    return f"{s.array('qcemu_r', source)} qcemu::store_matrices({call});"
 
 
 def integer_mma(name: re.Match[str], args: list[str], s: Statement) -> str:
