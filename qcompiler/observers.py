@@ -166,12 +166,12 @@ def follows_float_anchor(node: Node) -> bool:
 
 def has_float_anchor(graph: Graph) -> bool:
     """Whether a float matmul or convolution, the only ops with a tolerance, occurs."""
-    from qcompiler.ops import Conv2d, Linear, Matmul, Region
+    from qcompiler.ops import Conv2d, Linear, Matmul, Region, WeightOnlyLinear
 
     def anchors(op: object) -> bool:
         if isinstance(op, Region):
             return any(anchors(step.op) for step in op.steps)
-        return type(op) in (Conv2d, Linear, Matmul)
+        return type(op) in (Conv2d, Linear, Matmul, WeightOnlyLinear)
 
     return any(anchors(node.op) for node in graph.nodes())
 

@@ -16,6 +16,7 @@ from qcompiler.ops import (
     Dequantize,
     DynamicQuantize,
     Get,
+    GroupedIntLinear,
     IntAdd,
     IntConv2d,
     IntLinear,
@@ -30,21 +31,26 @@ from qcompiler.ops import (
     Requantize,
     Rescale,
     Tuple,
+    WeightOnlyLinear,
 )  # fmt: skip
 from qcompiler.report.facts import Layer, Report
 from qcompiler.types import DType, Sym, TensorType
 
 FLOAT32_BYTES = 4
+HALF_BYTE = 7  # the largest code of 4 bits
 FLOAT_OPERAND = "what it reads is computed in float"  # of a node for itself planned as integer
-WEIGHTED = (Conv2d, Linear, IntLinear)  # IntConv2d is a Conv2d
+CODED = (WeightOnlyLinear, GroupedIntLinear)
+WEIGHTED = (Conv2d, Linear, IntLinear, *CODED)  # IntConv2d is a Conv2d
 PRODUCTS = (Matmul, IntMatmul)
-INTEGER = (IntConv2d, IntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d, Lookup)
+INTEGER = (IntConv2d, IntLinear, GroupedIntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d, Lookup)
 CONVERSIONS = (Quantize, Dequantize, DynamicQuantize, Requantize, Rescale)
 
 # How a reader of the PyTorch model calls what an integer op computes.
 FAMILIAR = {
     IntConv2d: "conv2d",
     IntLinear: "linear",
+    GroupedIntLinear: "linear",
+    WeightOnlyLinear: "linear",
     IntMatmul: "matmul",
     IntAdd: "add",
     IntMul: "mul",
@@ -180,14 +186,23 @@ def detail(node: Node) -> str:
             return f"depthwise {height}x{width}{step}{wide}, {out}"
         split = f", {op.groups} groups" if op.groups > 1 else ""
         return f"{height}x{width}{step}{wide}, {per_group * op.groups} -> {out}{split}"
-    if isinstance(op, Linear | IntLinear):
+    if isinstance(op, Linear | IntLinear | WeightOnlyLinear | GroupedIntLinear):
         out, width = node.inputs[1].tensor.ints
-        return f"{width} -> {out}"
+        return f"{width} -> {out}{_coding(node)}"
     if isinstance(op, MaxPool2d | AvgPool2d | IntSumPool2d):
         height, width = op.window.kernel
         return f"{height}x{width}"
     shape = node.type.shape if isinstance(node.type, TensorType) else ()
     return "x".join(map(repr, shape))
+
+
+def _coding(node: Node) -> str:
+    """How the weights of a layer are coded where that is not the rule."""
+    if not isinstance(node.op, WeightOnlyLinear | GroupedIntLinear):
+        return ""
+    group = node.op.group
+    bits = f", {_bits(node.inputs[1])}-bit weights"
+    return bits if group is None else f"{bits} in groups of {group}"
 
 
 def _pair(pair: tuple[int, int]) -> str:
@@ -206,7 +221,15 @@ def elements(constants: Iterable[Node]) -> int:
 def size(constants: Iterable[Node]) -> int:
     """Bytes of constants; equal ones are stored once."""
     distinct = {n.op: n for n in constants}
-    return sum(n.tensor.size * n.tensor.dtype.bits // 8 for n in distinct.values())
+    return sum(n.tensor.size * _bits(n) // 8 for n in distinct.values())
+
+
+def _bits(node: Node) -> int:
+    """Bits that an element takes where it is stored: codes within -7..7 lie two to a byte."""
+    quant = node.tensor.quant
+    if quant is not None and -HALF_BYTE <= quant.qmin <= quant.qmax <= HALF_BYTE:
+        return 4
+    return node.tensor.dtype.bits
 
 
 def float32_size(graph: Graph) -> int:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from qcompiler import peers
+from qcompiler import peers, targets
 from qcompiler.bench import resident, session, works
 from qcompiler.bench.resident import Resident, memory_verdict
 from qcompiler.peers import Job, Mode, Precision, Program
+
+OURS = f"int8 ({targets.native().name})"
 
 
 def as_torch(job: Job) -> Program:
@@ -53,7 +55,7 @@ def test_against_peers_all_our_recipes_are_measured(fake_peers, cli) -> None:
     assert {r["setting"] for r in work["rows"] if r["owner"] == "qcompiler"} >= {
         "float32", "int8", "int8-dynamic"
     }  # fmt: skip
-    assert "int8 (x86-64-v3)" in found["times_ms"]
+    assert OURS in found["times_ms"]
     assert sum(op["share"] for op in work["per_op"]) == pytest.approx(1.0)
     assert {"torch", "qcompiler"} <= set(found["versions"])
 
@@ -64,7 +66,7 @@ def test_the_table_names_what_failed(fake_peers, cli) -> None:
     assert done.code == 0
     assert "4 bit (onnxruntime): failed: RuntimeError: out of order\n" in done.out
     assert "elsewhere" not in done.out
-    assert "int8 (x86-64-v3)" not in done.out
+    assert OURS not in done.out
     assert "int8-dynamic" in done.out
 
 
@@ -88,9 +90,9 @@ def test_a_built_in_work_is_compared_on_its_held_out_input(cli, monkeypatch) -> 
     assert done.code == 0
     found = json.loads(done.out)
     rows = {r["program"]: r for r in found["works"][0]["rows"]}
-    assert rows["int8 (x86-64-v3)"]["sqnr"] > 20.0
-    assert rows["int8 (x86-64-v3)"]["batch"] == 2
-    assert rows["int8 (x86-64-v3), batch 1"]["batch"] == 1
+    assert rows[OURS]["sqnr"] > 20.0
+    assert rows[OURS]["batch"] == 2
+    assert rows[f"{OURS}, batch 1"]["batch"] == 1
     everything = cli("bench", "--all", "--rounds", 2)
     assert everything.code == 0
     assert "int8-fast" in everything.out

@@ -39,6 +39,7 @@ from qcompiler.ops import (
     GatherElements,
     Gelu,
     Get,
+    GroupedIntLinear,
     Input,
     IntAdd,
     IntConv2d,
@@ -72,6 +73,7 @@ from qcompiler.ops import (
     Sub,
     TruncDiv,
     Tuple,
+    WeightOnlyLinear,
     Where,
     Window,
     const,
@@ -295,6 +297,8 @@ def _examples() -> list[Node]:
         IntAdd(0, 0, 1, 1, CODES)(q, q), IntMul(0, 0)(q, q),
         IntSumPool2d(Window((2, 2)), channels_last=True)(qimage), DynamicQuantize()(x),
         Rescale()(acc, s, s), packed, pack(packed, Context(TARGET)),
+        WeightOnlyLinear()(x, code, const(torch.ones(3))),
+        GroupedIntLinear(2)(q, code, const(torch.ones(3, 2, dtype=torch.int8))),
     ]  # fmt: skip
     found += [And()(truth, truth), Or()(truth, truth), Cast(DType.INT32)(x)]
     found += [TruncDiv()(whole := Input(TensorType((2, 4), DType.INT64))(), whole)]
