@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qcompiler import __version__
+from qcompiler.bench.disguise import WORN
 from qcompiler.machine import CPUINFO, features, logical_cpus
 
 PACKAGES = ("torch", "apache-tvm", "onnxruntime", "onnx", "openvino", "nncf")
@@ -18,7 +20,8 @@ def machine() -> str:
     here = features()
     telling = ", ".join(f for f in TELLING if f in here) or "no instructions for products"
     count = logical_cpus()
-    return f"{processor()}, {count} CPU{'s' * (count > 1)}: {telling}"
+    hidden = " (its other instructions hidden)" if WORN in os.environ else ""
+    return f"{processor()}, {count} CPU{'s' * (count > 1)}: {telling}{hidden}"
 
 
 def processor(cpuinfo: Path = CPUINFO) -> str:
