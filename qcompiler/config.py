@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ class Config:
     check: QC_CHECK, compare numbers after each pass. bisect: QC_BISECT, run the first N optional
     passes only (-1: all). repro: QC_REPRO, a folder for what reproduces a failure.
     linker: QC_LINKER, the linker for cross builds. nvcc: QC_NVCC, the compiler of CUDA kernels;
-    empty: they stay text."""
+    empty: they stay text. hidden: QC_CPUID_HIDE, the features that `bench --like` hides from this
+    process, as its library reads them."""
 
     debug: int = 0
     print: str = ""
@@ -25,6 +26,7 @@ class Config:
     repro: Path | None = None
     linker: str = ""
     nvcc: str = "nvcc"
+    hidden: str = ""
 
 
 def from_env() -> Config:
@@ -39,7 +41,13 @@ def from_env() -> Config:
         repro=_folder("QC_REPRO"),
         linker=get("QC_LINKER", ""),
         nvcc=get("QC_NVCC", "nvcc"),
+        hidden=get("QC_CPUID_HIDE", ""),
     )
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """What a child process gets: the variables of this one, and more."""
+    return {**os.environ, **more}
 
 
 def _number(name: str, default: int) -> int:

@@ -42,7 +42,7 @@ def narrow(make: Callable[[Registers], Dot]) -> Dot:
 
 def sums_of_16_bits(width: Width) -> tuple[Dot, ...]:
     """The fastest first; the sums of maddubs must be proven, all others are exact."""
-    bytes_ = (width(partial(maddubs, group)) for group in (4, 2, 1))
+    bytes_ = (width(partial(maddubs, group)) for group in (8, 4, 2, 1))
     words = width(maddwd)
     return *bytes_, words, of_two_activations(words), width(fma)
 

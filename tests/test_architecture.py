@@ -84,6 +84,7 @@ def layer(path: Path) -> str:
     if path.parts[0] in ("passes", "targets"):
         return path.parts[0]
     name = path.parts[1].removesuffix(".py")
+    name = "cli" if name == "__main__" else name
     return name if name in ABOVE else "core"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qcompiler import __version__
-from qcompiler.bench.disguise import WORN
+from qcompiler.config import from_env
 from qcompiler.machine import CPUINFO, features, logical_cpus
 
 PACKAGES = ("torch", "apache-tvm", "onnxruntime", "onnx", "openvino", "nncf")
@@ -20,7 +19,7 @@ def machine() -> str:
     here = features()
     telling = ", ".join(f for f in TELLING if f in here) or "no instructions for products"
     count = logical_cpus()
-    hidden = " (its other instructions hidden)" if WORN in os.environ else ""
+    hidden = " (its other instructions hidden)" if from_env().hidden else ""
     return f"{processor()}, {count} CPU{'s' * (count > 1)}: {telling}{hidden}"
 
 

@@ -97,12 +97,11 @@ def _in_disguise(like: str) -> None:
 
     Raises click.BadParameter, MachineError.
     """
-    import os
-
     from qcompiler import targets
     from qcompiler.bench import disguise
+    from qcompiler.config import from_env
 
-    if disguise.WORN in os.environ:
+    if from_env().hidden:
         return
     try:
         wanted = targets.get(like).features

@@ -33,8 +33,8 @@ from .build import (
 )
 from .dot import Dot
 from .geometry import Matmul
-from .matmul import Product, Row, panels_of, split_depth
 from .plan import Plan, Tile, plan_matmul
+from .product import Product, Row, panels_of, split_depth
 
 # Words of 32 bits in a vector, and rows of a block that is transposed in registers.
 WORDS = 8

@@ -25,6 +25,29 @@ Step = Callable[[Vector, Sequence[tuple[Vector, Vector]]], Vector]
 
 
 @dataclass(frozen=True)
+class Halves:
+    """A step of a group in two halves: products are first added in narrower sums.
+
+    All accumulators of a tile take the first half together, one instruction after the other, so
+    that few weights and operands are in registers at once, and the sums in their place.
+    dtype, lanes: of the sums of one accumulator. add(sums, a, b): with the products of a pair, of
+    which None are the first. widen(acc, sums): the sum of both.
+    """
+
+    dtype: str
+    lanes: int
+    add: Callable[[Vector | None, Vector, Vector], Vector]
+    widen: Callable[[Vector, Vector], Vector]
+
+    def step(self, acc: Vector, pairs: Sequence[tuple[Vector, Vector]]) -> Vector:
+        """Both."""
+        sums = None
+        for a, b in pairs:
+            sums = self.add(sums, a, b)
+        return self.widen(acc, sums)
+
+
+@dataclass(frozen=True)
 class Dot:
     """One multiply-accumulate instruction, or the short sequence that stands for one.
 
@@ -42,7 +65,8 @@ class Dot:
     of a register by itself, so that a group's first operands are loaded as one vector. moves: the
     only numbers its kernels can add to codes; empty: any. panel, tile_rows: the most channels and
     the most pixels of a tile. taps: depthwise convolutions use it up to this depth.
-    narrow: the same on registers of half the width.
+    narrow: the same on registers of half the width. halves: of a step, where accumulators of a tile
+    take them together.
     """
 
     name: str
@@ -68,6 +92,7 @@ class Dot:
     tile_rows: int = 8
     taps: int = 2
     narrow: Dot | None = None
+    halves: Halves | None = None
 
     @property
     def size(self) -> int:
@@ -87,11 +112,13 @@ class Dot:
     def fits(self, lines: int, vectors: int) -> bool:
         """Whether a step of `lines` x `vectors` accumulators stays in registers.
 
-        Weights that several lines share are held for all of them.
+        Weights that several lines share are held for all of them; those of halves one at a time.
         """
-        weights = self.group * (vectors if lines > 1 else 1)
         count = lines * vectors
-        live = count + weights + self.temporaries
+        if self.halves is not None:
+            live = 2 * count + vectors + self.temporaries
+        else:
+            live = count + self.group * (vectors if lines > 1 else 1) + self.temporaries
         return count <= max(self.accumulators, vectors) and (
             live <= self.registers or count == vectors
         )
@@ -99,7 +126,7 @@ class Dot:
     def portable(self) -> Dot:
         """The same dot with its semantics in place of the instruction: runs on any machine."""
         return replace(
-            self, name=f"{self.name}_reference", emit=self.reference, features=(),
+            self, name=f"{self.name}_reference", emit=self.reference, features=(), halves=None,
             narrow=self.narrow.portable() if self.narrow else None,
         )  # fmt: skip
 

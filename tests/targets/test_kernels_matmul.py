@@ -19,8 +19,8 @@ from qcompiler.targets.kernels.avx import FMA, MADDWD, maddubs
 from qcompiler.targets.kernels.build import Operand
 from qcompiler.targets.kernels.dot import Dot
 from qcompiler.targets.kernels.geometry import Conv, Linear
-from qcompiler.targets.kernels.matmul import Tap, split_depth
 from qcompiler.targets.kernels.plan import Stage, plan_conv, plan_linear
+from qcompiler.targets.kernels.product import Tap, split_depth
 
 # Largest weight for which 2 * group products of u8 codes fit int16 whatever the codes are.
 PROVEN = {1: 63, 2: 31, 4: 15}

@@ -1,0 +1,5 @@
+"""`python -m qcompiler`: the command line."""
+
+from qcompiler.cli import main
+
+main()
