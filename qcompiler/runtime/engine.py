@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.runtime.bundle import KERNELS, LIBRARY, Bundle, address, aligned, numpy_dtype
+from qcompiler.runtime.bundle import KERNELS, LIBRARY, Bundle, numpy_dtype
 from qcompiler.runtime.device import DeviceSlot, on_device, on_host, required, with_kernels
 from qcompiler.runtime.elf import elf_problem
 from qcompiler.runtime.errors import ArtifactError
 from qcompiler.runtime.manifest import ALIGNMENT
+from qcompiler.runtime.pages import address, aligned
 from qcompiler.runtime.tvm_runtime import THREADS, import_tvm
 
 Tap = Callable[[str, Sequence[Any]], None]

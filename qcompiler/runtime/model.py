@@ -53,7 +53,7 @@ class CompiledModel:
         """
         from qcompiler.runtime.assemble import bundle_of
 
-        return CompiledModel(bundle_of(library, fused, integer, source, calibration), fused)
+        return CompiledModel(bundle_of(library, fused, integer, source, calibration))
 
     # ------------------------------------------------------------------------------ calls
 
