@@ -15,11 +15,11 @@ from qcompiler.ops import GroupedIntLinear, Packing, WeightOnlyLinear
 
 from .decode import OFFSET, Coding
 from .dot import Dot
-from .gemv import gemv, panel_lanes
+from .gemv import gemv
 from .geometry import Linear
 from .launch import Answer, Launch, Machine, Miss, dims
 from .matmul import linear
-from .plan import plan_linear
+from .plan import plan_linear, row_lanes
 from .weights import Weight, chosen, code_range
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class CodedProduct:
     @property
     def single(self) -> bool:
         """Whether there is one row, so that weights are decoded where they are used."""
-        return all(d == 1 for d in self.g.lead)
+        return self.g.single
 
     @property
     def packing(self) -> Packing:
         if self.single:
-            return self.coding.packing(panel_lanes(self.g, self.dot), self.dot)
+            return self.coding.packing(row_lanes(self.g, self.dot), self.dot)
         plan = plan_linear(self.g, self.dot, self.in_dtype)
         return self.coding.packing(plan.lanes, self.dot)
 
