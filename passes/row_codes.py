@@ -46,7 +46,7 @@ def _largest(node: Node, readers: list[Node], scheme: Scheme, ctx: Context) -> i
     """The largest code that costs least with the fastest sums the recipe allows for all readers."""
     layers = [Layer.of(reader, scheme) for reader in readers]
     operands = {q: Operand.of(node, replace(scheme, qmin=-q, qmax=q)) for q in LARGEST}
-    for sums in choices(scheme.qmin, scheme.qmax, ctx)[0]:
+    for sums in choices(scheme.qmin, scheme.qmax, layers, ctx)[0]:
         least = [(layer, layer.least(sums)) for layer in layers]
         # The scales that sums need are in proportion to the codes.
         losses = [

@@ -16,9 +16,10 @@ import tvm_ffi
 
 from qcompiler.ops import Packing
 from qcompiler.targets.kernels.dot import Dot
+from qcompiler.targets.kernels.gemv import gemv
 from qcompiler.targets.kernels.geometry import Conv, Linear
 from qcompiler.targets.kernels.matmul import conv2d, linear
-from qcompiler.targets.kernels.plan import packing_of
+from qcompiler.targets.kernels.plan import one_row, packing_of
 
 ALIGNMENT = 64  # bytes; TVM assumes it of every argument
 CANARY = 0xA5
@@ -139,7 +140,7 @@ def packed(g: Conv | Linear, dot: Dot, in_dtype: str, w: np.ndarray) -> np.ndarr
 
 def product(g: Conv | Linear, dot: Dot, *, in_dtype: str, pad: int = 0, **options: Any) -> Any:
     if isinstance(g, Linear):
-        return linear(g, dot, in_dtype=in_dtype, **options)
+        return (gemv if one_row(g, dot) else linear)(g, dot, in_dtype=in_dtype, **options)
     return conv2d(g, dot, in_dtype=in_dtype, pad=pad, **options)
 
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 from qcompiler.atomic import replacing
 from qcompiler.runtime.errors import ArtifactError
 from qcompiler.runtime.manifest import ALIGNMENT, Member
+from qcompiler.runtime.pages import in_huge_pages
 
 MANIFEST = "manifest.json"
 MEMBERS_MAX = 64
@@ -81,6 +82,7 @@ class Archive:
             raise ArtifactError("expected a .qcm artifact, got an empty or no plain file")
         with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            in_huge_pages(data, 0, len(data))
             regions = _regions(_parsed(file), data)
         return Archive(data, regions)
 

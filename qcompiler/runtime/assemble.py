@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qcompiler.runtime.bundle import (
     CONSTANTS,
     GRAPH,
@@ -18,11 +16,10 @@ from qcompiler.runtime.bundle import (
     LIBRARY,
     REPORT,
     Bundle,
-    address,
-    aligned,
     numpy_dtype,
 )  # fmt: skip
-from qcompiler.runtime.manifest import ALIGNMENT, Entry, Manifest, Spec, Stored
+from qcompiler.runtime.manifest import Entry, Manifest, Spec, Stored
+from qcompiler.runtime.pages import together
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +34,7 @@ INDEX_MAX = 2**31 - 1 - 1024
 def bundle_of(
     library: Any, fused: Graph, integer: Graph, source: Graph | None, calibration: str | None
 ) -> Bundle:
-    """See CompiledModel.of. Weights are not copied where they lie aligned."""
+    """See CompiledModel.of. Weights are copied: it keeps nothing of the graphs."""
     from safetensors.torch import save
 
     from qcompiler.report import describe
@@ -68,7 +65,7 @@ def bundle_of(
         LIBRARY: library.code,
         **({KERNELS: library.kernels} if library.kernels else {}),
     }
-    return Bundle(manifest, members, {k: _bytes(v) for k, v in stored.items()})
+    return Bundle(manifest, members, together({k: _bytes(v) for k, v in stored.items()}))
 
 
 def text_hash(graph: Graph) -> str:
@@ -167,15 +164,10 @@ def _described(tensor: torch.Tensor) -> Stored:
 
 
 def _bytes(tensor: torch.Tensor) -> Any:
-    """The tensor's bytes, in place where they are contiguous and aligned."""
+    """The tensor's bytes, in place where they are contiguous."""
     import torch
 
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    if address(flat) % ALIGNMENT == 0:
-        return flat
-    copy = aligned(flat.nbytes)
-    np.copyto(copy, flat)
-    return copy
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _versions() -> dict[str, str | None]:

@@ -153,15 +153,3 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if found.kind not in "fiub":
         raise ArtifactError(f"unknown dtype {name!r}")
     return found
-
-
-def aligned(size: int) -> Bytes:
-    """Fresh bytes from an address that is a multiple of ALIGNMENT."""
-    whole = np.empty(size + ALIGNMENT, dtype=np.uint8)
-    start = -address(whole) % ALIGNMENT
-    return whole[start : start + size]
-
-
-def address(array: npt.NDArray[Any]) -> int:
-    found: int = array.__array_interface__["data"][0]
-    return found

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from qcompiler.runtime.bundle import KERNELS, LIBRARY, Bundle, address, aligned, numpy_dtype
+from qcompiler.runtime.bundle import KERNELS, LIBRARY, Bundle, numpy_dtype
 from qcompiler.runtime.device import DeviceSlot, on_device, on_host, required, with_kernels
 from qcompiler.runtime.elf import elf_problem
 from qcompiler.runtime.errors import ArtifactError
 from qcompiler.runtime.manifest import ALIGNMENT
+from qcompiler.runtime.pages import address, aligned
 from qcompiler.runtime.tvm_runtime import THREADS, import_tvm
 
 Tap = Callable[[str, Sequence[Any]], None]
@@ -145,15 +146,17 @@ class Slot:
             raise translated(e) from None
         count = len(results) - len(state)
         after = results[count:]
-        theirs = Ranges(span for _, span in given)
-        ours = Ranges(span_of(s) for s in (*state, *after)) if state else Ranges(())
+        ours = Ranges(span_of(s) for s in (*state, *after)) if state else NOWHERE
+
+        def theirs(at: int) -> bool:
+            return any(start <= at < start + max(size, 1) for _, (start, size) in given)
 
         def shared(tensor: Any) -> bool:
-            at = span_of(tensor)[0]
-            return at in theirs or at in ours or at in engine.fixed
+            at = tensor.data_ptr()
+            return theirs(at) or at in ours or at in engine.fixed
 
         def kept(tensor: Any) -> Any:
-            return copy_of(tensor) if span_of(tensor)[0] in theirs else tensor
+            return copy_of(tensor) if theirs(tensor.data_ptr()) else tensor
 
         return [make(r, shared(r)) for r in results[:count]], [kept(s) for s in after]
 
@@ -161,14 +164,13 @@ class Slot:
         """A TVM tensor of the value, and where it lies: in place, or copied if not aligned."""
         if not isinstance(value, np.ndarray):
             value = _torch(value)
-        elif not _usable(value):
-            value = self.copied(k, value)
-        if isinstance(value, np.ndarray):
-            at = address(value)
-            return tensor_of(value), (at, value.nbytes)
-        from tvm.runtime import from_dlpack
+            import tvm_ffi
 
-        return from_dlpack(value), (value.data_ptr(), value.nbytes)
+            tensor = tvm_ffi.from_dlpack(value)
+        else:
+            value = value if _usable(value) else self.copied(k, value)
+            tensor = tensor_of(value)
+        return tensor, (tensor.data_ptr(), value.nbytes)
 
     def copied(self, k: int, value: Any) -> Any:
         buffer = self.buffers.get(k)
@@ -186,7 +188,7 @@ def _usable(value: Any) -> bool:
 
 def _torch(value: Any) -> Any:
     """The tensor itself, or a copy that lies as TVM needs it; torch aligns what it allocates."""
-    found = value.detach().contiguous()
+    found = (value.detach() if value.requires_grad else value).contiguous()
     return found if found.data_ptr() % ALIGNMENT == 0 else found.clone()
 
 
@@ -234,6 +236,9 @@ class Ranges:
     def __contains__(self, at: int) -> bool:
         k = bisect.bisect_right(self.spans, (at, 1 << 62)) - 1
         return k >= 0 and at < self.spans[k][0] + max(self.spans[k][1], 1)
+
+
+NOWHERE = Ranges(())
 
 
 def opened(code: Any, source: Path | None) -> Any:

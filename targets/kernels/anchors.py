@@ -29,9 +29,10 @@ from .build import Expr, Operand, Point, View
 from .coded import CODED, coded_packing, lower_coded
 from .dot import Dot
 from .formula import evaluate, supported, uses
+from .gemv import gemv
 from .launch import Answer, Launch, Machine, Miss, Site, Templates, dims, operand
 from .matmul import conv2d, linear
-from .plan import fitted
+from .plan import fitted, one_row
 from .requantize import saturates
 from .weights import Weight, chosen, code_range, moved, packing_for
 
@@ -211,7 +212,7 @@ class Product:
 
 def _cpu_weighted(g: geometry.Conv | geometry.Linear, dot: Dot, *, pad: int, **options: Any) -> Any:
     if isinstance(g, geometry.Linear):
-        return linear(g, dot, **options)
+        return (gemv if one_row(g, dot) else linear)(g, dot, **options)
     return conv2d(g, dot, pad=pad, **options)
 
 

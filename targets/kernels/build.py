@@ -185,6 +185,13 @@ def store(buffer: Buffer, offset: Expr, value: Expr, lanes: int) -> None:
     T.buffer_store(buffer, value, [offset if lanes == 1 else T.ramp(offset, 1, lanes)])
 
 
+def prefetch(buffer: Buffer, offset: Expr) -> None:
+    """Bring a cache line into the first-level cache; any address is allowed."""
+    read, all_levels, data = T.int32(0), T.int32(3), T.int32(1)
+    where = T.address_of(buffer[offset])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", where, read, all_levels, data))
+
+
 def splat(value: Expr, lanes: int) -> Expr:
     return value if lanes == 1 else T.broadcast(value, lanes)
 

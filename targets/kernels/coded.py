@@ -15,19 +15,17 @@ from qcompiler.ops import GroupedIntLinear, Packing, WeightOnlyLinear
 
 from .decode import OFFSET, Coding
 from .dot import Dot
-from .gemv import gemv, panel_lanes
+from .gemv import gemv
 from .geometry import Linear
 from .launch import Answer, Launch, Machine, Miss, dims
 from .matmul import linear
-from .plan import plan_linear
+from .plan import plan_linear, row_lanes
 from .weights import Weight, chosen, code_range
 
 if TYPE_CHECKING:
     from .anchors import Epilogue
 
 CODED = (WeightOnlyLinear, GroupedIntLinear)
-# Codes that 4 bits hold.
-NARROW = 7
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class CodedProduct:
     @property
     def single(self) -> bool:
         """Whether there is one row, so that weights are decoded where they are used."""
-        return all(d == 1 for d in self.g.lead)
+        return self.g.single
 
     @property
     def packing(self) -> Packing:
         if self.single:
-            return self.coding.packing(panel_lanes(self.g, self.dot), self.dot)
+            return self.coding.packing(row_lanes(self.g, self.dot), self.dot)
         plan = plan_linear(self.g, self.dot, self.in_dtype)
         return self.coding.packing(plan.lanes, self.dot)
 
@@ -60,7 +58,7 @@ class CodedProduct:
     def of(anchor: Node, weight: Weight, machine: Machine) -> CodedProduct | Miss:
         x, w, scale, *_ = anchor.inputs
         n, k = w.tensor.ints
-        narrow = weight.value.numel() == 0 or int(weight.value.abs().max()) <= NARROW
+        narrow = bool(((weight.value >= -OFFSET) & (weight.value < OFFSET)).all())
         bits = 4 if anchor.op.group is not None and narrow else 8  # type: ignore[attr-defined]
         group = anchor.op.group  # type: ignore[attr-defined]
         g = Linear(dims(x.tensor.shape[:-1]), k, n)

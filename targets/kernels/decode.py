@@ -22,11 +22,11 @@ HALF = 4
 @dataclass(frozen=True)
 class Coding:
     """What codes are: their bits, the weights that share a scale (None: all of a channel), and the
-    type of the scales: float32, or int8 factors."""
+    type of the scales: float32, or int8 factors; None: weights without, as the dot takes them."""
 
     bits: int
     group: int | None
-    scale: str
+    scale: str | None
 
     @property
     def per_byte(self) -> int:
@@ -49,12 +49,17 @@ class Coding:
         steps = -(-whole // dot.depth)
         return -(-steps // self.per_byte) * self.per_byte
 
-    def operands(self, g: Linear, lanes: int, dot: Dot) -> tuple[Operand, Operand]:
-        """(codes, scales) as a kernel is given them, in panels of `lanes` channels."""
+    def operands(self, g: Linear, lanes: int, dot: Dot) -> list[Operand]:
+        """Codes, and scales if any, as a kernel is given them, in panels of `lanes` channels."""
         packing = self.packing(lanes, dot)
-        shape = packing.of_scales.shape((g.n, self.groups(g.k)))
-        codes = Operand("weights", packing.shape((g.n, g.k)), self.dtype)
-        return codes, Operand("scales", shape, self.scale)
+        shape = packing.shape((g.n, g.k))
+        if self.scale is None:
+            return [Operand("weights", shape, dot.b_dtype)]
+        scales = packing.of_scales.shape((g.n, self.groups(g.k)))
+        return [Operand("weights", shape, self.dtype), Operand("scales", scales, self.scale)]
+
+
+PLAIN = Coding(BYTE_BITS, None, None)
 
 
 def centred(value: Expr, half: Expr, bits: int, dtype: str, lanes: int) -> Expr:

@@ -85,6 +85,11 @@ class Linear:
     n: int
 
     @property
+    def single(self) -> bool:
+        """Whether there is one row."""
+        return all(d == 1 for d in self.lead)
+
+    @property
     def in_shape(self) -> tuple[Dim, ...]:
         return (*self.lead, self.k)
 

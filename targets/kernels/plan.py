@@ -41,6 +41,9 @@ SERIAL_MACS = 2 * TASK_MACS
 # all of b for them.
 MATMUL_ROWS = 64
 ENOUGH_MATRICES = 8
+# Vectors of channels in a panel for one row: as many sums as hide the latency of an FMA behind the
+# decoding of its operand, and whole cache lines of 4-bit codes.
+ROW_VECTORS = 4
 # Rows assumed when their number is known only at run time.
 TYPICAL_ROWS = 128
 
@@ -273,6 +276,16 @@ def plan_matmul(g: Matmul, dot: Dot) -> Plan:
     return replace(plan, block=block, blocks=-(-g.m // block))
 
 
+def one_row(g: Conv | Linear, dot: Dot) -> bool:
+    """Whether the template for one row computes g, which reads each weight once."""
+    return isinstance(g, Linear) and g.single and dot.rows == 1
+
+
+def row_lanes(g: Linear, dot: Dot) -> int:
+    """Channels of a panel of that template."""
+    return dot.lanes * min(ROW_VECTORS, -(-g.n // dot.lanes))
+
+
 def channelwise(g: Conv, dot: Dot) -> bool:
     """Whether the depthwise template computes g, not the product of matrices."""
     return g.depthwise and g.channels >= dot.lanes
@@ -295,4 +308,6 @@ def packing_of(g: Conv | Linear, dot: Dot, in_dtype: str) -> tuple[int, int, int
         return g.channels, dot.depth, 1, True
     if isinstance(g, Conv) and not g.pointwise:
         return plan_conv(g, dot, in_dtype).lanes, dot.depth, g.groups, False
+    if isinstance(g, Linear) and one_row(g, dot):
+        return row_lanes(g, dot), dot.depth, 1, False
     return plan_linear(as_linear(g), dot, in_dtype).lanes, dot.depth, 1, False

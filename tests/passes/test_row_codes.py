@@ -96,6 +96,29 @@ def test_instructions_that_add_in_32_bits_cost_nothing() -> None:
             assert int(weight(node).abs().amax(1).min()) == 127
 
 
+@pytest.mark.parametrize("recipe", ["int8", "int8-fast", "int8-dynamic"])
+def test_one_row_takes_exact_sums_which_wait_for_memory_as_all_others_do(recipe: str) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Linear(256, 64, bias=False).eval(), torch.randn(8, 256)
+    nn.init.normal_(net.weight)
+    found = [qc.quantize(qc.trace(net, (r,)), [r], V3, recipe) for r in (x[:1], x)]
+    rows = [max(largest(g), default=0) for g in found]
+    codes = [(-q, q) if q else (0, 255) for q in rows]
+    sums = [products(g, c)[0] for g, c in zip(found, codes, strict=True)]
+    assert sums[0] == 1 < sums[1] and rows[0] in (0, 127)
+    single, many = (next(n for n in g.nodes() if isinstance(n.op, IntLinear)) for g in found)
+    assert (weight(single).abs().amax(1) == 127).all()
+    assert not (weight(many).abs().amax(1) == 127).all()
+
+
+def test_one_row_is_proven_where_no_instruction_is_exact() -> None:
+    proven = replace(V3, name="proven", isa=tuple(d for d in V3.isa if d.sums or d is FMA))
+    torch.manual_seed(0)
+    net, x = nn.Linear(256, 64).eval(), torch.randn(1, 256)
+    graph = qc.quantize(qc.trace(net, (x,)), [x], proven, "int8")
+    assert torch.equal(qc.build(graph, proven)(x), qc.interpret(graph, x))
+
+
 def test_a_recipe_without_loss_adds_the_fewest_products() -> None:
     graph, x = heads()
     made = quantized(graph, x, Recipe("plain", Activations.DYNAMIC))

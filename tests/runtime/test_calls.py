@@ -110,6 +110,18 @@ def test_input_that_does_not_fit_is_named(load, given, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("given", "message"), BAD)
+def test_it_is_named_after_calls_that_fit(load, given, message: str) -> None:
+    model, x = load("mixed"), floats(4, 6)
+    right = [model(x, x) for _ in range(3)][-1]
+    for _ in range(2):
+        with pytest.raises(InputError) as caught:
+            model(*given(x))
+        assert message in str(caught.value)
+    assert all(map(same, model(x, x), right))
+    assert all(map(same, model(x.numpy(), x), right))
+
+
 def test_symbolic_dimensions_are_bound_and_bounded(load) -> None:
     model = load("batch")
     for size in (2, 5, 8):

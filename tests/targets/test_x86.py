@@ -53,7 +53,8 @@ def lines(name: str) -> list[str]:
 @pytest.mark.parametrize("name", OWN)
 def test_each_tier_has_its_own_instructions_and_none_of_a_higher_one(name: str) -> None:
     text = lines(name)
-    assert sum(bool(re.search(OWN[name], line)) for line in text) > 100
+    # R-Net's convolutions: its linear layers have one row and take exact sums of 16 x 16 bits.
+    assert sum(bool(re.search(OWN[name], line)) for line in text) > 90
     found = Counter(h for line in text for h in HIGHER[name] if re.search(h, line))
     assert not found
 
