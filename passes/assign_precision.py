@@ -28,7 +28,7 @@ from qcompiler.types import DType, Scheme
 ACTIVATION = Scheme(DType.UINT8, 0, 255)
 ROWS = Scheme(DType.INT8, -127, 127, symmetric=True, dynamic=True)
 WEIGHT = Scheme(DType.INT8, -127, 127, symmetric=True, axis=0)
-NARROW = replace(WEIGHT, qmin=-8, qmax=7)  # 4 bits, in groups
+NARROW = replace(WEIGHT, qmin=-7, qmax=7)  # 4 bits, in groups
 SUMS = (Conv2d, Linear, Matmul, Add, Mul, AvgPool2d)  # their integer form ends in int32
 EPILOGUES = (Clamp, LeakyRelu, Prelu)  # applied to int32 sums while they are requantized
 

@@ -27,8 +27,8 @@ EXACT_BITS = 17
 
 SHRINK = tuple(1 + k / 32 for k in range(17))
 """How much smaller than absmax / qmax the scales tried are: 1 to 1.5 times. Gaussian weights of 4
-bits in groups of 32: 21.31 dB (20.84 without the code -8, 20.27 with absmax / 7). Twice as many,
-and larger ones, gain 0.02 dB."""
+bits in groups of 32: 20.84 dB, 20.27 with absmax / 7; steps four times as fine gain 0.001 dB, and
+scales that are larger as well 0.03 dB."""
 
 CHUNK = 1 << 16
 """Weights searched at once: 256 KiB of float32, which stay in a second-level cache."""
@@ -56,8 +56,7 @@ def decode(codes: Tensor, scale: Tensor, group: int | None = None) -> Tensor:
 
 
 def least_squares_scales(w: Tensor, group: int, qmax: int) -> Tensor:
-    """float32 [C, groups]: per group about the scale of least squared error of `s q`, q the codes
-    of `quantize_groups`.
+    """float32 [C, groups]: per group about the scale of least squared error of `s rint(w / s)`.
 
     w float [C, K]. Of codes at absmax / (qmax f), f in SHRINK, those whose best multiple
     `(sum w q)^2 / sum q^2` is largest, and that multiple `sum w q / sum q^2` as the scale.
@@ -83,7 +82,7 @@ def _least_squares(w: Array, qmax: int) -> Array:
     codes = np.empty_like(w)
     for factor in SHRINK:
         np.multiply(w, (inverse * np.float32(factor))[..., None], out=codes)
-        np.clip(np.rint(codes, out=codes), -qmax - 1, qmax, out=codes)
+        np.clip(np.rint(codes, out=codes), -qmax, qmax, out=codes)
         met = np.einsum("cgk,cgk->cg", w, codes)
         fit = met / np.maximum(np.einsum("cgk,cgk->cg", codes, codes), 1)
         better = met * fit > best
@@ -130,13 +129,10 @@ def factored(scales: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_groups(w: Tensor, scales: Tensor, group: int, qmax: int) -> Tensor:
-    """int8 codes [C, K] by the quantize law: `clamp(rint(w * float32(1 / s_g)), -qmax - 1, qmax)`.
-
-    All codes of their bits: there are few, and no 16-bit sum is the tighter for one more.
-    """
+    """int8 codes [C, K] by the quantize law: `clamp(rint(w * float32(1 / s_g)), -qmax, qmax)`."""
     inverse = (1.0 / scales.to(torch.float64)).to(torch.float32)
     scaled = w.detach().to(torch.float32) * spread(inverse, group, w.shape[1])
-    return torch.round(scaled).clamp(-qmax - 1, qmax).to(torch.int8)
+    return torch.round(scaled).clamp(-qmax, qmax).to(torch.int8)
 
 
 def grouped_sum(a: Tensor, codes: Tensor, factors: Tensor, group: int) -> Tensor:

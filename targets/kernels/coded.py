@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .anchors import Epilogue
 
 CODED = (WeightOnlyLinear, GroupedIntLinear)
+# Codes that 4 bits hold.
+NARROW = 7
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class CodedProduct:
     def of(anchor: Node, weight: Weight, machine: Machine) -> CodedProduct | Miss:
         x, w, scale, *_ = anchor.inputs
         n, k = w.tensor.ints
-        narrow = bool(((weight.value >= -OFFSET) & (weight.value < OFFSET)).all())
+        narrow = weight.value.numel() == 0 or int(weight.value.abs().max()) <= NARROW
         bits = 4 if anchor.op.group is not None and narrow else 8  # type: ignore[attr-defined]
         group = anchor.op.group  # type: ignore[attr-defined]
         g = Linear(dims(x.tensor.shape[:-1]), k, n)
