@@ -29,7 +29,8 @@ class Operand:
 
     scale: None where it is computed at run time; the bias is then added in float. noise: what
     rounding to these codes adds, as a share of the tensor's power. finest: the same where all
-    codes of their type are used.
+    codes of their type are used. varying: the share of the power that is variance; what errors of
+    weights do to the mean, `correct-bias` takes back.
     """
 
     qmin: int
@@ -38,6 +39,7 @@ class Operand:
     scale: float | None
     noise: float
     finest: float
+    varying: float = 1.0
 
     @staticmethod
     def of(node: Node, scheme: Scheme) -> Operand:
@@ -48,7 +50,8 @@ class Operand:
         p, stats = scheme.params, node.note.stats
         power = stats.variance + stats.mean**2 if stats is not None and stats.seen else 0.0
         noise = p.scale[0] ** 2 / 12 / power if power > 0 else 0.0
-        return Operand(p.qmin, p.qmax, p.zero_point, p.scale[0], noise, noise)
+        varying = stats.variance / power if stats is not None and power > 0 else 1.0
+        return Operand(p.qmin, p.qmax, p.zero_point, p.scale[0], noise, noise, varying)
 
 
 def _normal_noise(count: Dim, qmax: int) -> float:
@@ -81,11 +84,17 @@ class Layer:
 
     def rows(self, values: Tensor, rule: arith.SumRule | None) -> Tensor:
         """Weights [O, K] in the order a kernel reads them: row, column, then input channels, these
-        padded with zeros to whole groups of the rule: none reaches into the next tap."""
+        padded with zeros to whole groups of the rule: none reaches into the next tap, or into the
+        next row where taps are not apart."""
         import torch.nn.functional as F
 
-        if isinstance(self.node.op, Conv2d):
+        op = self.node.op
+        if isinstance(op, Conv2d):
             values = values.permute(0, 2, 3, 1)
+            taps, channels = values.shape[2:]
+            depth = rule.depth if rule else 1
+            if arith.rowwise(channels, taps, op.dilation[1], op.groups, depth):
+                values = values.flatten(2)
         return F.pad(values, (0, -values.shape[-1] % (rule.block if rule else 1))).flatten(1)
 
     @property
@@ -117,8 +126,8 @@ class Layer:
         """About how many dB of signal-to-noise ratio these codes and scales of at least `least`
         cost, against all codes and scales that no proof constrains."""
         growth = (least / self.base).clamp(min=1).square()
-        noise = x.noise + float((self.rounding * growth).sum())
-        finest = x.finest + float(self.rounding.sum())
+        noise = x.noise + x.varying * float((self.rounding * growth).sum())
+        finest = x.finest + x.varying * float(self.rounding.sum())
         return 10 * math.log10(noise / finest) if finest > 0 else 0.0
 
 

@@ -75,6 +75,7 @@ from .proofs import (
     matmul_bounds,
     partial_sum_bounds,
     proof_scale,
+    rowwise,
 )
 from .rows import layer_norm, log_softmax, rms_norm, row_mean, row_variance, softmax
 from .tables import TABLE_SIZE, clamp_codes, table_offset, unary_table
@@ -152,6 +153,7 @@ __all__ = [
     "rms_norm",
     "row_mean",
     "row_variance",
+    "rowwise",
     "sigmoid",
     "silu",
     "sin",

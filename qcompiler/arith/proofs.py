@@ -49,14 +49,26 @@ class SumRule:
         return self.products // self.runs
 
     @property
+    def depth(self) -> int:
+        """Elements of one step along the reduction: of which an accumulator takes the products."""
+        return max(self.stride, self.neighbours)
+
+    @property
     def block(self) -> int:
         """Elements along the reduction axis from one set of groups to the next."""
-        return self.runs * max(self.stride, self.neighbours)
+        return self.runs * self.depth
 
     @property
     def together(self) -> SumRule:
         """The same limits for products that lie side by side."""
         return replace(self, runs=1, stride=0)
+
+
+def rowwise(channels: int, taps: int, dilation: int, groups: int, depth: int) -> bool:
+    """Whether a convolution adds up a kernel row, all its `taps` with all their channels, as other
+    ones add up the channels of one tap: where the channels of a tap leave part of a step of `depth`
+    idle, and a row lies in memory in one piece."""
+    return groups == 1 and dilation == 1 and taps > 1 and channels % depth != 0
 
 
 def partial_sum_bounds(

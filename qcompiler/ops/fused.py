@@ -28,8 +28,9 @@ class Packing:
 
     [groups, ceil(O/groups / lanes), KH, KW, ceil(I/groups / depth), lanes, depth], zero padded:
     `lanes` output channels side by side, `depth` products per accumulator lane and instruction.
-    taps: w is depthwise, [C, 1, KH, KW]; the KW taps of a kernel row stand where the input channels
-    of other weights do, so that an instruction takes `depth` of them.
+    taps: the KW taps of a kernel row, each with its channels, stand where the input channels of
+    other weights do, so that an instruction takes `depth` of them: depthwise weights, and those of
+    few channels.
     whole: I/groups is filled up to a multiple of it. bits: with 4, of two steps along I the codes
     of the first are the low halves of bytes, plus 8, and those of the second the high halves; a
     last step that is alone is followed by zeros.
@@ -50,7 +51,7 @@ class Packing:
     def _steps(self, w: tuple[int, ...]) -> tuple[int, ...]:
         out, per_group, *kernel = (*w, 1, 1, 1)[:4]
         if self.taps:
-            per_group, kernel = kernel[1], [kernel[0], 1]
+            per_group, kernel = kernel[1] * per_group, [kernel[0], 1]
         blocks = -(-(out // self.groups) // self.lanes)
         deep = -(-(-(-per_group // self.whole) * self.whole) // self.depth)
         return (self.groups, blocks, *kernel, deep, self.lanes, self.depth)
@@ -59,7 +60,8 @@ class Packing:
         import torch.nn.functional as F
 
         full = w.reshape(*w.shape, *[1] * (4 - w.ndim))
-        full = full.transpose(1, 3) if self.taps else full
+        if self.taps:
+            full = full.permute(0, 3, 1, 2).flatten(1, 2).unsqueeze(3)
         groups, blocks, kh, kw, deep, lanes, depth = self._steps(tuple(w.shape))
         out = full.shape[0] // groups
         full = full.reshape(groups, out, *full.shape[1:])
@@ -81,7 +83,9 @@ class Packing:
         full = full.reshape(groups, blocks * lanes, deep * depth, kh, kw)
         out = shape[0] // groups
         if self.taps:
-            return full[0, :out, : shape[3]].transpose(1, 3).contiguous()
+            _, channels, height, width = shape
+            rows = full[0, :out, : width * channels].reshape(out, width, channels, height)
+            return rows.permute(0, 2, 3, 1).contiguous()
         return full[:, :out, : (*shape, 1)[1]].reshape(shape).contiguous()
 
 

@@ -177,7 +177,7 @@ class Product:
         if isinstance(g, geometry.Conv) and g.padded:  # with a code that x itself may not hold
             zero_point = anchor.op.zero_point
             codes = (min(codes[0], zero_point), max(codes[1], zero_point))
-        found = chosen(isa, weight.value, codes)
+        found = chosen(isa, weight.value, codes, g)
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
         dot, shift = found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from qcompiler import arith
+
 # A dimension: its size, or the name of one known only at run time.
 Dim = int | str
 
@@ -52,6 +54,17 @@ class Conv:
     @property
     def group_out(self) -> int:
         return self.out_channels // self.groups
+
+    def rowwise(self, depth: int) -> bool:
+        """Whether a kernel row is taken like the channels of one tap; see `arith.rowwise`."""
+        taps, dilation = self.kernel[1], self.dilation[1]
+        return arith.rowwise(self.channels, taps, dilation, self.groups, depth)
+
+    def row(self, depth: int) -> tuple[int, int]:
+        """(taps of a kernel row that are taken apart, elements of each)."""
+        if self.rowwise(depth):
+            return 1, self.kernel[1] * self.channels
+        return self.kernel[1], self.group_in
 
     @property
     def depthwise(self) -> bool:

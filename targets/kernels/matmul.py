@@ -43,8 +43,9 @@ def packed_shape(g: Conv | Linear, plan: Plan, dot: Dot) -> tuple[int, ...]:
     """The shape of the weights as the kernel reads them."""
     if isinstance(g, Linear):
         return (1, plan.panels, 1, 1, -(-g.k // dot.depth), plan.lanes, dot.depth)
-    deep = -(-g.group_in // dot.depth)
-    return (g.groups, plan.panels, *g.kernel, deep, plan.lanes, dot.depth)
+    taps, size = g.row(dot.depth)
+    deep = -(-size // dot.depth)
+    return (g.groups, plan.panels, g.kernel[0], taps, deep, plan.lanes, dot.depth)
 
 
 def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilogue = keep,
@@ -129,8 +130,8 @@ class Window:
 
     def taps(self) -> tuple[tuple[Tap, ...], int, int]:
         """(loops over the kernel, steps of the innermost loop, steps of a panel)."""
-        g, deep = self.g, -(-self.g.group_in // self.dot.depth)
-        (kh, kw), (dh, dw) = g.kernel, g.dilation
+        g, (kw, row) = self.g, self.g.row(self.dot.depth)
+        (kh, _), (dh, dw), deep = g.kernel, g.dilation, -(-row // self.dot.depth)
         size = kh * kw * deep
         down = Tap(kh, dh * self.line, kw * deep)
         joined = g.groups == 1 and dw == 1 and g.channels % self.dot.depth == 0

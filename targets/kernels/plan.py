@@ -227,9 +227,10 @@ def _plan(work: Work, dot: Dot, images: int, stage: bool) -> Plan:
 def plan_conv(g: Conv, dot: Dot, in_dtype: str) -> Plan:
     """The plan of a convolution that is not pointwise; its blocks are output rows."""
     pixels, depth = g.out_height * g.out_width, g.kernel[0] * g.kernel[1] * g.group_in
+    taps, size = g.row(dot.depth)
     work = Work(
         rows=pixels,
-        steps=g.kernel[0] * g.kernel[1] * -(-g.group_in // dot.depth),
+        steps=g.kernel[0] * taps * -(-size // dot.depth),
         channels=g.group_out,
         groups=g.groups,
         row_bytes=g.stride[0] * g.width * g.channels * dot.width // g.out_width,
@@ -307,7 +308,7 @@ def packing_of(g: Conv | Linear, dot: Dot, in_dtype: str) -> tuple[int, int, int
     if isinstance(g, Conv) and channelwise(g, dot):
         return g.channels, dot.depth, 1, True
     if isinstance(g, Conv) and not g.pointwise:
-        return plan_conv(g, dot, in_dtype).lanes, dot.depth, g.groups, False
+        return plan_conv(g, dot, in_dtype).lanes, dot.depth, g.groups, g.rowwise(dot.depth)
     if isinstance(g, Linear) and one_row(g, dot):
         return row_lanes(g, dot), dot.depth, 1, False
     return plan_linear(as_linear(g), dot, in_dtype).lanes, dot.depth, 1, False

@@ -97,11 +97,14 @@ def _source_range(source: Node) -> tuple[int, int] | tuple[()] | None:
     return ()
 
 
-def proven(weight: torch.Tensor, dot: Dot, low: int, high: int) -> bool:
-    """Whether no 16-bit sum of the dot can overflow, for codes in [low, high] as it takes them."""
+def proven(weight: torch.Tensor, dot: Dot, low: int, high: int, rowwise: bool = False) -> bool:
+    """Whether no 16-bit sum of the dot can overflow, for codes in [low, high] as it takes them.
+
+    rowwise: the kernel takes a kernel row like the channels of one tap.
+    """
     if dot.sums is None:
         return True
-    codes = by_tap(weight)
+    codes = by_row(weight) if rowwise else by_tap(weight)
     # Where sums do not fit, a few rows tell: most instructions are refused at once.
     return all(
         bool(arith.fits(part, low, high, dot.sums).all())
@@ -114,6 +117,11 @@ def by_tap(weight: torch.Tensor) -> torch.Tensor:
     """The weights as [channels x taps, input channels]: sums in 16 bits stay within a tap."""
     flat = weight.reshape(weight.shape[0], weight.shape[1], -1).transpose(1, 2)
     return flat.reshape(-1, flat.shape[-1])
+
+
+def by_row(weight: torch.Tensor) -> torch.Tensor:
+    """The weights [O, I, KH, KW] as [O x KH, KW x I]."""
+    return weight.permute(0, 2, 3, 1).flatten(2).flatten(0, 1)
 
 
 def takes_codes(dot: Dot) -> bool:
@@ -132,16 +140,19 @@ def moved(dot: Dot, codes: tuple[int, int]) -> int | None:
 
 
 def chosen(
-    isa: Sequence[Dot], weight: torch.Tensor, codes: tuple[int, int]
+    isa: Sequence[Dot], weight: torch.Tensor, codes: tuple[int, int],
+    g: Conv | Linear | None = None,
 ) -> tuple[Dot, int] | None:
     """The first dot, the fastest being first, that is exact for codes in this range, and what is
-    added to them for it; of equally fast ones, one that takes them as they are."""
+    added to them for it; of equally fast ones, one that takes them as they are. g: what reads the
+    weights."""
     best: tuple[Dot, int] | None = None
     for dot in filter(takes_codes, isa):
         if best is not None and _speed(dot) != _speed(best[0]):
             break
         added = moved(dot, codes)
-        if added is None or not proven(weight, dot, codes[0] + added, codes[1] + added):
+        rowwise = isinstance(g, Conv) and g.rowwise(dot.depth)
+        if added is None or not proven(weight, dot, codes[0] + added, codes[1] + added, rowwise):
             continue
         if added == 0:
             return dot, added

@@ -145,6 +145,7 @@ def test_images_concat_and_resize_stay_channels_last():
         ((5, 7), Packing(16, 4)),
         ((32, 8, 3, 3), Packing(16, 4)),
         ((6, 3, 1, 5), Packing(8, 2, groups=3)),
+        ((10, 3, 2, 5), Packing(8, 4, taps=True)),
         ((16, 1, 3, 3), Packing(8, 1, groups=16)),
     ],
 )
