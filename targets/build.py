@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Library:
     weights: (digest, tensor) in the order of main's parameters after inputs and state. faults: what
     the last results of main mean, see lower.Lowered. device: what runs main, as TVM names it.
     kernels: machine code of a device, for the source in `code`; empty where no compiler was found.
+    instructions: see lower.Lowered.
     """
 
     code: bytes
@@ -46,6 +47,7 @@ class Library:
     faults: tuple[str, ...] = ()
     device: str = "cpu"
     kernels: bytes = b""
+    instructions: Mapping[str, str] = field(default_factory=dict)
 
 
 def build(
@@ -61,7 +63,7 @@ def build(
     executable = compiled(lowered, target)
     return Library(
         shared_object(executable, target), lowered.weights, target.name, target.features,
-        lowered.faults, target.device, _machine_code(executable, target),
+        lowered.faults, target.device, _machine_code(executable, target), lowered.instructions,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -32,11 +32,13 @@ class Lowered:
 
     weights: (digest, tensor) in the order of the parameters; they live outside the library.
     faults: a message for each result that is an int32 [1] of a failed check, where not 0.
+    instructions: by the name of a node, that of its product.
     """
 
     mod: tvm.IRModule
     weights: tuple[tuple[str, torch.Tensor], ...]
     faults: tuple[str, ...] = ()
+    instructions: Mapping[str, str] = field(default_factory=dict)
 
 
 def lower(graph: Graph, target: Target) -> Lowered:
@@ -47,7 +49,8 @@ def lower(graph: Graph, target: Target) -> Lowered:
         raise LowerError(f"the graph was fused for {graph.target!r}, not for {target.name!r}")
     nodes = graph.nodes()
     launches = _launches(nodes, target)
-    return _Module(graph, launches, target).built(nodes)
+    made = _Module(graph, launches, target).built(nodes)
+    return replace(made, instructions={n.name: str(a.dot) for n, a in launches.items() if a.dot})
 
 
 def _launches(nodes: list[Node], target: Target) -> dict[Node, Launch]:

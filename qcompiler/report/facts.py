@@ -12,6 +12,8 @@ FORMAT = 1
 """Version of the JSON form; another one is refused."""
 
 Numbers = Mapping[str, float]
+NUMBERS = ("sqnr_db", "times_ms", "instructions")
+"""The fields of a report that are such."""
 
 
 class ReportError(ValueError):
@@ -48,7 +50,8 @@ class Report:
     """What was done to a model.
 
     quantizes, dequantizes: conversions left between float and codes. bytes_float32, bytes_now:
-    all constants of the model. sqnr_db: per output, against the float graph, in dB (see quality).
+    all constants of the model. instructions: multiply-adds by the instruction that does them; empty
+    where nothing was built. sqnr_db: per output, against the float graph, in dB (see quality).
     times_ms: median time of a call in milliseconds, by what ran.
     """
 
@@ -61,6 +64,7 @@ class Report:
     bytes_now: int
     sqnr_db: Numbers = field(default_factory=dict)
     times_ms: Numbers = field(default_factory=dict)
+    instructions: Numbers = field(default_factory=dict)
 
     @property
     def macs(self) -> int:
@@ -91,7 +95,7 @@ class Report:
             for layer in self.layers
         ]
         body = {f.name: getattr(self, f.name) for f in fields(Report)}
-        numbers = {name: _plain(body[name]) for name in ("sqnr_db", "times_ms")}
+        numbers = {name: _plain(body[name]) for name in NUMBERS}
         return json.dumps({"format": FORMAT, **body, **numbers, "layers": rows}, indent=1)
 
     @staticmethod
@@ -103,7 +107,7 @@ class Report:
             if found != FORMAT:
                 raise ReportError(f"report: expected format {FORMAT}, got {found!r}")
             layers = tuple(Layer(**row) for row in body.pop("layers"))
-            numbers: dict[str, Any] = {k: _numbers(body.pop(k)) for k in ("sqnr_db", "times_ms")}
+            numbers: dict[str, Any] = {k: _numbers(body.pop(k, {})) for k in NUMBERS}
             return Report(layers=layers, **numbers, **body)
         except ReportError:
             raise

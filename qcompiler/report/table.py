@@ -40,9 +40,18 @@ def totals(report: Report) -> list[tuple[str, str]]:
         ("size", f"{size(report.bytes_float32)} float32, {size(report.bytes_now)} now"),
         ("conversions", f"{report.quantizes} quantize, {report.dequantizes} dequantize"),
     ]
+    if report.instructions:
+        rows.append(("instructions", instructions(report)))
     rows += [(f"SQNR {name}", decibels(value)) for name, value in report.sqnr_db.items()]
     rows += [(f"time {name}", f"{value:.2f} ms") for name, value in report.times_ms.items()]
     return rows
+
+
+def instructions(report: Report) -> str:
+    """The share of the multiply-adds that each instruction does, the largest first."""
+    done = sorted(report.instructions.items(), key=lambda row: -row[1])
+    total = sum(count for _, count in done) or 1.0
+    return ", ".join(f"{name} {percent(count / total)}" for name, count in done)
 
 
 def float_table(report: Report) -> Table:

@@ -58,14 +58,30 @@ def bundle_of(
         versions=_versions(),
         device=library.device,
     )
+    report = describe(integer, source, library.target)
+    done = _work(fused, library.instructions)
     members = {
         GRAPH: str(fused).encode(),
-        REPORT: describe(integer, source, library.target).to_json().encode(),
+        REPORT: replace(report, instructions=done).to_json().encode(),
         CONSTANTS: save({k: v.clone() for k, v in rest.items()}),
         LIBRARY: library.code,
         **({KERNELS: library.kernels} if library.kernels else {}),
     }
     return Bundle(manifest, members, together({k: _bytes(v) for k, v in stored.items()}))
+
+
+def _work(fused: Graph, instructions: Mapping[str, str]) -> Mapping[str, float]:
+    """Multiply-adds by the instruction that does them. instructions: by the names of nodes."""
+    from qcompiler.ops import Region
+    from qcompiler.report.survey import macs
+
+    found: dict[str, float] = {}
+    for node in fused.nodes():
+        name = instructions.get(node.name)
+        if name is not None:
+            body = node.op.body(node.inputs) if isinstance(node.op, Region) else [node]
+            found[name] = found.get(name, 0.0) + sum(map(macs, body))
+    return found
 
 
 def text_hash(graph: Graph) -> str:

@@ -240,7 +240,11 @@ def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, machine: Machine
     starts = [] if start is None else [start]
     operands = [anchor.inputs[0], weight.laid(product.packing), *starts, *epilogue.leaves]
     key = ("product", product.g, product.dot.name, product.in_dtype, product.shift, epilogue.key)
-    return Launch(key, lambda: product.function(out, epilogue, bool(starts)), operands)
+
+    def build() -> Any:
+        return product.function(out, epilogue, bool(starts))
+
+    return Launch(key, build, operands, dot=product.dot)
 
 
 def _geometry(anchor: Node) -> geometry.Conv | geometry.Linear | Miss:
@@ -288,7 +292,8 @@ def _matmul(anchor: Node, epilogue: Epilogue, machine: Machine) -> Answer:
             za=zeros[0], zb=zeros[1], epilogue=epilogue, operands=epilogue.operands,
         )  # fmt: skip
 
-    return Launch(("matmul", g, dot.name, epilogue.key), build, [a, b, *epilogue.leaves])
+    operands = [a, b, *epilogue.leaves]
+    return Launch(("matmul", g, dot.name, epilogue.key), build, operands, dot=dot)
 
 
 def _pair_dot(anchor: Node, g: geometry.Linear, machine: Machine) -> Dot | None:

@@ -130,4 +130,8 @@ def lower_coded(anchor: Node, epilogue: Epilogue, machine: Machine) -> Answer:
     out = epilogue.site.body[-1].tensor.dtype.value
     operands = [anchor.inputs[0], laid[0], *starts, laid[1], *epilogue.leaves]
     key = ("coded", product.key, bool(starts), epilogue.key)
-    return Launch(key, lambda: product.function(out, epilogue, bool(starts)), operands)
+
+    def build() -> Any:
+        return product.function(out, epilogue, bool(starts))
+
+    return Launch(key, build, operands, dot=product.dot)

@@ -94,6 +94,10 @@ class Dot:
     narrow: Dot | None = None
     halves: Halves | None = None
 
+    def __str__(self) -> str:
+        """For a reader: with how many products it adds before it widens their sum."""
+        return f"{self.name} ({self.sums.products} products a sum)" if self.sums else self.name
+
     @property
     def size(self) -> int:
         """Elements of an accumulator."""

@@ -13,6 +13,7 @@ from qcompiler.types import Dim as GraphDim
 from qcompiler.types import TensorType
 
 from .build import Operand
+from .dot import Dot
 from .geometry import Conv, Dim, Linear
 
 if TYPE_CHECKING:
@@ -60,12 +61,14 @@ class Launch:
     operands: nodes of the graph, or tensors that the kernel computed.
     fault: the message of a check that the kernel cannot raise itself: then its first result is an
     int32 [1], not 0 where the check failed.
+    dot: the instruction of a product.
     """
 
     key: Hashable
     build: Callable[[], Any]
     operands: Sequence[Node | torch.Tensor]
     fault: str | None = None
+    dot: Dot | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ SCORES = Layer("scores", "matmul", "8x8", "net.py:3", 1000, "float32", "its oper
 REPORT = Report(
     "some-machine", "int8", (CONV, SOFTMAX, SCORES), 1, 2, 4000, 1000,
     {"logits": 17.25, "same": float("inf")}, {"float32 (torch)": 31.5},
+    {"fma": 1000.0, "dp": 3000.0},
 )  # fmt: skip
 
 
@@ -30,6 +31,11 @@ def test_json_gives_an_equal_report_back() -> None:
     assert Report.from_json(text) == REPORT
     assert Report.from_json(text).to_json() == text
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_instructions_come_by_their_share_of_the_multiply_adds() -> None:
+    assert "instructions     dp 75.0 %, fma 25.0 %" in str(REPORT)
+    assert "instructions" not in str(replace(REPORT, instructions={}))
 
 
 @pytest.mark.parametrize(
