@@ -181,9 +181,13 @@ def test_rounding_of_large_float64():
 def test_functions_of_float64():
     """They are computed in float32, which is within 1e-5, or exactly where they are plain."""
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(6)).double() * 3
-    exact = [torch.abs, torch.sqrt, torch.round, torch.relu, lambda x: x.clamp(-1, 1e12), torch.neg]
+    exact = [torch.abs, torch.round, torch.relu, lambda x: x.clamp(-1, 1e12), torch.neg]
     for function in exact:
         same(function, x * 1e9 + 0.125)
+    # PyTorch's own is a last place off on some CPUs with AVX-512; IEEE 754 has one answer.
+    positive = x.abs() * 1e9 + 0.125
+    root = interpret(trace(Call(torch.sqrt).eval(), positive), positive)
+    np.testing.assert_array_equal(root.numpy(), np.sqrt(positive.numpy()))
     near = [torch.exp, torch.sigmoid, torch.erf, torch.sin, F.gelu, F.silu, F.leaky_relu, F.elu]
     near += [lambda x: x.abs().log(), lambda x: x.abs() ** 0.7, lambda x: x.softmax(1), F.softplus]
     near += [lambda x: F.layer_norm(x, (8,)), lambda x: x.logsumexp(1), lambda x: x.mean(1)]
