@@ -1,9 +1,8 @@
 """Matrix product and convolution by one template: implicit GEMM, NHWC, any Dot.
 
-Packed weights [groups, panels, KH, KW, ceil(CI / depth), lanes, depth]. A register tile of output
-pixels x channels runs over the reduction; its accumulators go through the epilogue before they
-leave the registers. Where a size is not a multiple of the tile the last tile overlaps the one
-before it: some outputs are computed twice, none is read or written out of bounds.
+Packed weights [groups, panels, KH, KW, ceil(CI / depth), lanes, depth]; where a kernel row is taken
+like the channels of one tap, [1, panels, KH, 1, ceil(KW * CI / depth), lanes, depth]. Here the work
+is cut into tasks and the input is staged; what a task computes is in product.py.
 """
 
 from __future__ import annotations
