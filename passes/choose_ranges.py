@@ -16,9 +16,9 @@ from qcompiler.recipe import Recipe
 from qcompiler.stats import EMPTY
 from qcompiler.types import DType, QParams, Scheme, Sym
 
+from .code_counts import largest_code, layers_of, row_notes
 from .intervals import Range, hull, intervals, width, within
 from .range_methods import Codes, choose_range
-from .row_codes import row_notes
 from .share_scales import deciders, shared_scales
 from .weight_scales import Layer, weight_params
 
@@ -41,27 +41,35 @@ class ChooseRanges(Pass):
     """
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
-        notes = activation_notes(graph, ctx.recipe)
+        notes = activation_notes(graph, ctx)
         notes |= row_notes(graph, ctx)
         notes |= weight_notes(graph, notes, ctx)
         notes |= matmul_notes(graph, notes)
         return graph.noted(notes)
 
 
-def activation_notes(graph: Graph, recipe: Recipe) -> dict[Node, Note]:
+def activation_notes(graph: Graph, ctx: Context) -> dict[Node, Note]:
     """Notes with the parameters of every static per-tensor scheme, one range per class."""
-    spans = intervals(graph)
+    spans, users = intervals(graph), graph.users()
     notes: dict[Node, Note] = {}
     for members in shared_scales(graph, spans):
         scheme = members[0].note.scheme
         assert scheme is not None
-        codes = Codes(scheme.qmin, scheme.qmax, scheme.symmetric)
-        scale, zero_point = codes.params(class_range(members, spans, recipe, codes))
-        params = QParams((scale,), zero_point, scheme.qmin, scheme.qmax)
-        for node in members:
-            assert node.note.scheme is not None
-            notes[node] = replace(node.note, scheme=replace(node.note.scheme, params=params))
+        scheme = with_params(scheme, members, spans, ctx.recipe)
+        qmax = largest_code(layers_of(members, graph, users), scheme, ctx)
+        if qmax != scheme.qmax:
+            scheme = with_params(replace(scheme, qmax=qmax), members, spans, ctx.recipe)
+        notes |= {node: replace(node.note, scheme=scheme) for node in members}
     return notes
+
+
+def with_params(
+    scheme: Scheme, members: list[Node], spans: Mapping[Node, Range], recipe: Recipe
+) -> Scheme:
+    """The scheme of tensors that share a scale, with it."""
+    codes = Codes(scheme.qmin, scheme.qmax, scheme.symmetric)
+    scale, zero_point = codes.params(class_range(members, spans, recipe, codes))
+    return replace(scheme, params=QParams((scale,), zero_point, scheme.qmin, scheme.qmax))
 
 
 def class_range(

@@ -50,8 +50,10 @@ class Operand:
         p, stats = scheme.params, node.note.stats
         power = stats.variance + stats.mean**2 if stats is not None and stats.seen else 0.0
         noise = p.scale[0] ** 2 / 12 / power if power > 0 else 0.0
+        low, high = scheme.dtype.limits
+        finest = noise * ((p.qmax - p.qmin) / (high - low)) ** 2
         varying = stats.variance / power if stats is not None and power > 0 else 1.0
-        return Operand(p.qmin, p.qmax, p.zero_point, p.scale[0], noise, noise, varying)
+        return Operand(p.qmin, p.qmax, p.zero_point, p.scale[0], noise, finest, varying)
 
 
 def _normal_noise(count: Dim, qmax: int) -> float:
@@ -122,11 +124,13 @@ class Layer:
         values = self.rows(self.weight, sums.rule)
         return arith.least_scale(values, sums.low, sums.high, sums.rule)
 
-    def loss(self, x: Operand, least: Tensor) -> float:
-        """About how many dB of signal-to-noise ratio these codes and scales of at least `least`
-        cost, against all codes and scales that no proof constrains."""
+    def loss(self, least: Tensor, share: float = 1.0) -> float:
+        """About how many dB of signal-to-noise ratio scales of at least `least` cost, and codes up
+        to that share of the largest, against all codes and scales that no proof constrains."""
+        x = self.x
+        assert x is not None
         growth = (least / self.base).clamp(min=1).square()
-        noise = x.noise + x.varying * float((self.rounding * growth).sum())
+        noise = x.noise / share**2 + x.varying * float((self.rounding * growth).sum())
         finest = x.finest + x.varying * float(self.rounding.sum())
         return 10 * math.log10(noise / finest) if finest > 0 else 0.0
 
@@ -182,7 +186,7 @@ def _scales(layer: Layer, scheme: Scheme, ctx: Context) -> tuple[Sums | None, Te
         return None, arith.weight_scales(layer.weight, 0, qmax=scheme.qmax)
     fast, exact = choices(x.qmin, x.qmax, [layer], ctx)
     if ctx.recipe.sums_loss:
-        cheap = (s for s in fast if layer.loss(x, layer.least(s)) <= ctx.recipe.sums_loss)
+        cheap = (s for s in fast if layer.loss(layer.least(s)) <= ctx.recipe.sums_loss)
         sums = next(cheap, exact)
     else:
         sums = min(fast, key=_products, default=exact)

@@ -33,7 +33,7 @@ from .gemv import gemv
 from .launch import Answer, Launch, Machine, Miss, Site, Templates, dims, operand
 from .matmul import conv2d, linear
 from .plan import fitted, one_row
-from .requantize import saturates
+from .requantize import saturates, within
 from .weights import Weight, chosen, code_range, moved, packing_for
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ class Epilogue:
                 return None
             assert self.primitives.requantize is not None and isinstance(node.op, Requantize)
             acc, m = (n.vector(a, lanes) for a in args)
-            out = node.op.out
-            return bind(self.primitives.requantize(acc, m, out.zero_point, lanes, node.op.to.value))
+            out, dtype = node.op.out, node.op.to.value
+            codes = self.primitives.requantize(acc, m, out.zero_point, lanes, dtype)
+            return bind(within(codes, out.qmin, out.qmax, lanes, dtype))
 
         known = {self.anchor: bind(acc)}
         values = evaluate(steps, n, load, table, known, special)
@@ -107,8 +108,7 @@ def _saturates(step: Node) -> bool:
     m = step.inputs[1].op
     if not isinstance(m, Const) or not bool((m.value >= 0).all()):
         return False
-    out = step.op.out
-    return saturates(float(m.value.max()), out.qmin, out.qmax, step.op.to.value)
+    return saturates(float(m.value.max()), step.op.to.value)
 
 
 def lower(site: Site, machine: Machine) -> Answer:

@@ -16,10 +16,19 @@ from .dot import intrinsic
 MULTIPLIER_MAX = 0.999
 
 
-def saturates(multiplier_max: float, qmin: int, qmax: int, dtype: str) -> bool:
-    """Whether `requantize_packed` gives the law's codes: bounds of the dtype, no overflow."""
-    limits = {"uint8": (0, 255), "int8": (-128, 127)}.get(dtype)
-    return limits == (qmin, qmax) and 0 <= multiplier_max <= MULTIPLIER_MAX
+LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
+
+
+def saturates(multiplier_max: float, dtype: str) -> bool:
+    """Whether `requantize_packed` gives the law's codes: bytes, no overflow."""
+    return dtype in LIMITS and 0 <= multiplier_max <= MULTIPLIER_MAX
+
+
+def within(codes: Expr, qmin: int, qmax: int, lanes: int, dtype: str) -> Expr:
+    """Codes that saturated at the limits of dtype, clamped to less where that is wanted."""
+    low, high = LIMITS[dtype]
+    codes = codes if qmin == low else T.max(codes, splat(T.Cast(dtype, qmin), lanes))
+    return codes if qmax == high else T.min(codes, splat(T.Cast(dtype, qmax), lanes))
 
 
 def requantize_packed(acc: Expr, multiplier: Expr, zero_point: int, lanes: int, dtype: str) -> Expr:
