@@ -35,7 +35,7 @@ from .depthwise import depthwise_conv2d
 from .dot import Dot
 from .geometry import Conv, Linear, as_linear, split_lead
 from .plan import Plan, Stage, Tile, channelwise, plan_conv, plan_linear
-from .product import Product, Row, Tap, panels_of, split_depth
+from .product import Product, Row, Tap, is_far, panels_of, split_depth
 
 
 def packed_shape(g: Conv | Linear, plan: Plan, dot: Dot) -> tuple[int, ...]:
@@ -75,7 +75,7 @@ def conv2d(g: Conv, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epilog
         taps, steps, size = window.taps()
         taps, steps, blocked = split_depth(dot, plan, taps, steps, size)
         product = Product(dot, plan, taps, steps, size, g.group_out, weights, start, out,
-                          g.out_channels, epilogue, views, blocked)  # fmt: skip
+                          g.out_channels, epilogue, views, blocked, is_far(packed))  # fmt: skip
         with tasks(images * plan.blocks * plan.chunks, plan.parallel) as task:
             block, task = task % plan.blocks, task // plan.blocks
             image, chunk = task % images, task // images
@@ -235,7 +235,7 @@ def linear(g: Linear, dot: Dot, *, in_dtype: str, out_dtype: str, epilogue: Epil
         size = -(-g.k // dot.depth)
         taps, steps, blocked = split_depth(dot, plan, (), size, size)
         product = Product(dot, plan, taps, steps, size, g.n, weights, start, out, g.n, epilogue,
-                          views, blocked, decoder)  # fmt: skip
+                          views, blocked, coding is None and is_far(packed), decoder)  # fmt: skip
         rows = Rows(g, plan, dot, x, shift, params.symbols)
         rows.emit(product)
     return made[0]
