@@ -36,9 +36,11 @@ QUANTIZE: tuple[Pass, ...] = (
     integerize,
     simplify,
 )
-BUILD: tuple[Pass, ...] = (layout, fold, simplify, fuse, pack)
+FUSE: tuple[Pass, ...] = (layout, fold, simplify, fuse)
+BUILD: tuple[Pass, ...] = (*FUSE, pack)
 
 quantize = Pipeline(QUANTIZE)
+regions = Pipeline(FUSE)
 build = Pipeline(BUILD)
 
 ALL: tuple[Pass, ...] = tuple(dict.fromkeys((*QUANTIZE, *BUILD)))
@@ -56,6 +58,7 @@ def by_name(name: str) -> Pass:
 __all__ = [
     "ALL",
     "BUILD",
+    "FUSE",
     "NORMALIZE",
     "QUANTIZE",
     "AssignPrecision",
@@ -70,4 +73,5 @@ __all__ = [
     "build",
     "by_name",
     "quantize",
+    "regions",
 ]

@@ -16,7 +16,8 @@ from qcompiler.recipe import Recipe
 from qcompiler.stats import EMPTY
 from qcompiler.types import DType, QParams, Scheme, Sym
 
-from .code_counts import largest_code, layers_of, row_notes
+from .assign_precision import ROWS
+from .code_counts import largest_code, layers_of, per_row, row_notes, row_scheme
 from .intervals import Range, hull, intervals, width, within
 from .range_methods import Codes, choose_range
 from .share_scales import deciders, shared_scales
@@ -56,8 +57,10 @@ def activation_notes(graph: Graph, ctx: Context) -> dict[Node, Note]:
         scheme = members[0].note.scheme
         assert scheme is not None
         scheme = with_params(scheme, members, spans, ctx.recipe)
-        qmax = largest_code(layers_of(members, graph, users), scheme, ctx)
-        if qmax != scheme.qmax:
+        readers = layers_of(members, graph, users)
+        if per_row(members, scheme, readers, ctx):
+            scheme = row_scheme(readers, ROWS, ctx)
+        elif (qmax := largest_code(readers, scheme, ctx)) != scheme.qmax:
             scheme = with_params(replace(scheme, qmax=qmax), members, spans, ctx.recipe)
         notes |= {node: replace(node.note, scheme=scheme) for node in members}
     return notes

@@ -10,12 +10,17 @@ from qcompiler.graph import Graph, Node, Note
 from qcompiler.ops import Conv2d, Linear
 from qcompiler.types import DType, Scheme
 
-from .weight_scales import Layer, choices
+from .assign_precision import ROWS
+from .weight_scales import Layer, Operand, choices, row_noise
 
 # Largest codes tried, as shares of that of the scheme. Fewer codes leave room for weights in
 # 16-bit sums: with normal values and 4 or 8 products the error is least near 12 or 10 (768 inputs
 # of 127 codes a sign: 2.5 dB lost where all codes lose 3.0, and 4.0 where they lose 5.4).
 SHARES = tuple(k / 16 for k in range(16, 7, -1))
+
+# Noise that scales per row must save: a bit of the codes. The largest value of each row has to be
+# found for it, and the layer's sums become float32.
+ROWS_GAIN = 4.0
 
 Users = Mapping[Node, Sequence[Node]]
 
@@ -26,9 +31,14 @@ def row_notes(graph: Graph, ctx: Context) -> dict[Node, Note]:
     for node, layers in _readers_of_rows(graph).items():
         scheme = node.note.scheme
         assert scheme is not None
-        qmax = largest_code(layers, scheme, ctx)
-        notes[node] = replace(node.note, scheme=replace(scheme, qmin=-qmax, qmax=qmax))
+        notes[node] = replace(node.note, scheme=row_scheme(layers, scheme, ctx))
     return notes
+
+
+def row_scheme(layers: Sequence[Node], scheme: Scheme, ctx: Context) -> Scheme:
+    """The scheme with as many codes as are best for the layers that read the rows."""
+    qmax = largest_code(layers, scheme, ctx)
+    return replace(scheme, qmin=-qmax, qmax=qmax)
 
 
 def _readers_of_rows(graph: Graph) -> Mapping[Node, list[Node]]:
@@ -54,6 +64,18 @@ def layers_of(members: Collection[Node], graph: Graph, users: Users) -> list[Nod
 
 def _integer(node: Node) -> bool:
     return node.note.precision is DType.INT8
+
+
+def per_row(members: Sequence[Node], scheme: Scheme, readers: Sequence[Node], ctx: Context) -> bool:
+    """Whether rows should have scales of their own, though the recipe's activations are static: one
+    tensor that is computed in float, that linear layers alone read, and much less noise."""
+    if not ctx.recipe.sums_loss or len(members) > 1 or not readers:
+        return False
+    (node,) = members
+    linear = all(isinstance(reader.op, Linear) for reader in readers)
+    if _integer(node) or not linear or scheme.dynamic:
+        return False
+    return Operand.of(node, scheme).noise > ROWS_GAIN * row_noise(node, ROWS.qmax)
 
 
 def largest_code(readers: Sequence[Node], scheme: Scheme, ctx: Context) -> int:

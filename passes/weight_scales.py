@@ -9,12 +9,14 @@ from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qcompiler import arith
 from qcompiler.context import Context
 from qcompiler.graph import Node
 from qcompiler.ops import Const, Conv2d, Linear
 from qcompiler.target import Sums
-from qcompiler.types import Dim, QParams, Scheme
+from qcompiler.types import QParams, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +46,7 @@ class Operand:
     @staticmethod
     def of(node: Node, scheme: Scheme) -> Operand:
         if scheme.params is None:
-            finest = _normal_noise(node.tensor.shape[-1], scheme.dtype.limits[1])
-            noise = _normal_noise(node.tensor.shape[-1], scheme.qmax)
+            finest, noise = (row_noise(node, q) for q in (scheme.dtype.limits[1], scheme.qmax))
             return Operand(scheme.qmin, scheme.qmax, 0, None, noise, finest)
         p, stats = scheme.params, node.note.stats
         power = stats.variance + stats.mean**2 if stats is not None and stats.seen else 0.0
@@ -56,14 +57,19 @@ class Operand:
         return Operand(p.qmin, p.qmax, p.zero_point, p.scale[0], noise, finest, varying)
 
 
-def _normal_noise(count: Dim, qmax: int) -> float:
-    """The noise of `count` values of a normal distribution whose largest becomes qmax.
+def row_noise(node: Node, qmax: int) -> float:
+    """About the noise of rows whose largest value becomes qmax, as a share of the tensor's power.
 
-    That is about `sqrt(2 ln count)` deviations, and steps of s add `s^2 / 12`. Rows with outliers
-    have more noise, beside which that of weights counts less.
+    The largest of K values of a normal distribution is about `sqrt(2 ln K)` deviations; a channel
+    that is an outlier in every row shows in the means. Steps of s add `s^2 / 12`.
     """
-    values = count if isinstance(count, int) else 2
-    return 2 * math.log(max(values, 2)) / qmax**2 / 12
+    count, stats = node.tensor.shape[-1], node.note.stats
+    peak = 2 * math.log(max(count, 2)) if isinstance(count, int) else 1.0
+    if stats is not None and stats.channels is not None and stats.seen:
+        power = stats.variance + stats.mean**2
+        means = np.nan_to_num(stats.channels.means)
+        peak = max(peak, float((means**2).max()) / power) if power > 0 else peak
+    return peak / qmax**2 / 12
 
 
 @dataclass(frozen=True)

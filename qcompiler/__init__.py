@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "trace": "qcompiler.frontend",
     "quantize": "qcompiler.api",
+    "tune": "qcompiler.api",
     "build": "qcompiler.api",
     "compile": "qcompiler.api",
     "load": "qcompiler.runtime",
@@ -74,11 +75,12 @@ __all__ = [
     "save_graph",
     "targets",
     "trace",
+    "tune",
 ]
 
 if TYPE_CHECKING:
     from qcompiler import targets
-    from qcompiler.api import build, compile, quantize
+    from qcompiler.api import build, compile, quantize, tune
     from qcompiler.context import Context
     from qcompiler.errors import InputError
     from qcompiler.frontend import trace

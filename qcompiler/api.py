@@ -110,6 +110,28 @@ def build(graph: Graph, target: str | Target = "x86-64-v3") -> CompiledModel:
     return _built(graph, target)
 
 
+def tune(
+    graph: Graph, target: str | Target = "native", progress: Progress | None = None
+) -> Target:
+    """The target, with times measured on this machine for the products of an INTEGER graph: what
+    is built for it then uses the fastest tiles. See targets.database for files of them.
+
+    Raises TuneError where this machine cannot run the target's programs.
+    """
+    from qcompiler import passes
+    from qcompiler import targets as machines
+    from qcompiler.runtime.tvm_runtime import THREADS
+    from qcompiler.targets.tune import tune as measured
+
+    _at(graph, Level.INTEGER, "tune", "run qc.quantize first, with recipe='float32' for no codes")
+    machine = machines.get(target)
+    machines.require_buildable(graph)
+    fused = passes.regions(graph, Context(machine))
+    show = progress or (lambda what, done, total: None)
+    times = THREADS.run(1, lambda: measured(fused, machine, show))
+    return machine.with_times(times)
+
+
 def _built(
     graph: Graph, target: str | Target, source: Graph | None = None, calibration: str | None = None
 ) -> CompiledModel:
@@ -144,10 +166,11 @@ def _built(
 @dataclass(frozen=True)
 class Stages:
     """What a compilation went through: the FLOAT graph where it began with one, the INTEGER
-    graph, the program."""
+    graph, the target as it was tuned, the program."""
 
     traced: Graph | None
     quantized: Graph
+    target: Target
     model: CompiledModel
 
 
@@ -160,28 +183,32 @@ def stages(
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     progress: Progress | None = None,
+    tuned: bool = False,
 ) -> Stages:
-    """What `compile` does, with the graphs on the way. progress: called (what, done, total)."""
+    """What `compile` does, with the graphs on the way. progress: called (what, done, total).
+    tuned: measure first, see `tune`."""
     from qcompiler.frontend import trace
 
     if progress:
         progress("trace", 0, 0)
     traced = trace(module, example_inputs, kwargs, dynamic_shapes)
-    return stages_of(traced, calibration, target, recipe, progress)
+    return stages_of(traced, calibration, target, recipe, progress, tuned)
 
 
 def stages_of(
     graph: Graph, calibration: Iterable[Any] | None, target: str | Target, recipe: str | Recipe,
-    progress: Progress | None = None,
+    progress: Progress | None = None, tuned: bool = False,
 ) -> Stages:  # fmt: skip
     """The same from a graph on: one at FLOAT is quantized, one at INTEGER is built as it is."""
-    from qcompiler.targets import require_buildable
+    from qcompiler import targets
 
     say = progress or (lambda what, done, total: None)
-    require_buildable(graph)
+    targets.require_buildable(graph)
+    machine = targets.get(target)
     if graph.level is Level.INTEGER:
+        machine = tune(graph, machine, progress) if tuned else machine
         say("build", 0, 0)
-        return Stages(None, graph, build(graph, target))
+        return Stages(None, graph, machine, build(graph, machine))
     hashes: list[str] = []
 
     def listen(event: str, *details: Any) -> None:
@@ -189,10 +216,11 @@ def stages_of(
             hashes.extend(details)
 
     say("quantize", 0, 0)
-    quantized = _quantized(graph, calibration, target, recipe, progress, (listen,))
+    quantized = _quantized(graph, calibration, machine, recipe, progress, (listen,))
+    machine = tune(quantized, machine, progress) if tuned else machine
     say("build", 0, 0)
-    model = _built(quantized, target, graph, next(iter(hashes), None))
-    return Stages(graph, quantized, model)
+    model = _built(quantized, machine, graph, next(iter(hashes), None))
+    return Stages(graph, quantized, machine, model)
 
 
 def compile(

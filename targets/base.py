@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ from qcompiler.ops import (
 from qcompiler.target import Sums
 from qcompiler.types import Sym, TensorType, Type
 
+from . import database
+from .database import Times
 from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
 from .kernels.algebra import Primitives
 from .kernels.dot import Dot
@@ -94,7 +96,7 @@ class Target:
     scalar arithmetic is written so that it stays exact. features: CPU flags the code needs, by
     their names in /proc/cpuinfo. support: why ops have no kernel here. kernels: the first that
     takes a node wins. packings: how a node's weights are laid out. emulator: what runs its code on
-    other machines. templates: how products are computed.
+    other machines. templates: how products are computed. times: what was measured, see database.
     """
 
     name: str
@@ -107,6 +109,11 @@ class Target:
     packings: Callable[[Node, Machine], Packing | None]
     emulator: Emulator | None = None
     templates: Templates = anchors.CPU
+    times: Times = field(default_factory=dict)
+
+    def with_times(self, times: Times) -> Target:
+        """The same machine, of which more is measured."""
+        return replace(self, times={**self.times, **times})
 
     @property
     def device(self) -> str:
@@ -171,6 +178,10 @@ class Target:
         """How the instructions for codes in [low, high] and int8 weights add, fastest first."""
         added = [(dot, moved(dot, (low, high))) for dot in self.isa if takes_codes(dot)]
         return tuple(Sums(d.sums, low + m, high + m) for d, m in added if m is not None)
+
+    def tile(self, product: str) -> tuple[int, int] | None:
+        """The rows and vectors of the fastest tile measured for a product; None: none was."""
+        return database.fastest(self.times[product]) if product in self.times else None
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""

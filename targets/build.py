@@ -18,6 +18,7 @@ from qcompiler import nvcc
 from qcompiler.graph import Graph
 
 from .base import Target
+from .database import digest
 from .link import linker
 from .lower import Lowered, lower
 
@@ -37,7 +38,7 @@ class Library:
     weights: (digest, tensor) in the order of main's parameters after inputs and state. faults: what
     the last results of main mean, see lower.Lowered. device: what runs main, as TVM names it.
     kernels: machine code of a device, for the source in `code`; empty where no compiler was found.
-    instructions: see lower.Lowered.
+    instructions: see lower.Lowered. database: digest of the measured times that it was built with.
     """
 
     code: bytes
@@ -48,6 +49,7 @@ class Library:
     device: str = "cpu"
     kernels: bytes = b""
     instructions: Mapping[str, str] = field(default_factory=dict)
+    database: str | None = None
 
 
 def build(
@@ -64,6 +66,7 @@ def build(
     return Library(
         shared_object(executable, target), lowered.weights, target.name, target.features,
         lowered.faults, target.device, _machine_code(executable, target), lowered.instructions,
+        digest(target.times),
     )  # fmt: skip
 
 

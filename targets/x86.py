@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from . import database
 from .base import FAMILIES, REFUSALS, Target
 from .kernels import anchors
 from .kernels.algebra import Primitives, fenced_product
@@ -67,6 +68,7 @@ X86_64_V3 = Target(
     support=REFUSALS,
     kernels=tuple(family.lower for family in FAMILIES),
     packings=anchors.packing,
+    times=database.shipped("x86-64-v3"),
 )
 X86_64_V4 = replace(
     X86_64_V3,
@@ -79,6 +81,7 @@ X86_64_V4 = replace(
     isa=sums_of_16_bits(wide),
     primitives=AVX512,
     features=V4_FEATURES,
+    times=database.shipped("x86-64-v4"),
 )
 X86_64_AVXVNNI = replace(
     X86_64_V3,
@@ -86,6 +89,7 @@ X86_64_AVXVNNI = replace(
     tvm={**X86_64_V3.tvm, "mattr": [*X86_64_V3.tvm["mattr"], AVX_VNNI]},
     isa=vnni(AVX_VNNI, narrow),
     features=(*V3_FEATURES, "avx_vnni"),
+    times=database.shipped("x86-64-avxvnni"),
 )
 X86_64_AVX512VNNI = replace(
     X86_64_V4,
@@ -93,4 +97,5 @@ X86_64_AVX512VNNI = replace(
     tvm={**X86_64_V4.tvm, "mattr": [*ZMM.features, AVX512_VNNI]},
     isa=vnni(AVX512_VNNI, wide),
     features=(*V4_FEATURES, "avx512_vnni"),
+    times=database.shipped("x86-64-avx512vnni"),
 )

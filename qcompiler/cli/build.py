@@ -70,9 +70,13 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
 @DATA
 @click.option("-o", "--output", required=True, metavar="FILE", help="The artifact, m.qcm.")
 @click.option("--report", metavar="FILE", help="Also write an HTML report.")
+@click.option("--database", metavar="FILE", help="Times that --tune has measured, to be used.")
+@click.option("--tune", "tuned", is_flag=True,
+              help="Measure on this machine which tiles of each product are fastest; with "
+              "--database they are kept there.")  # fmt: skip
 def compile_(
     source: str, target: str, recipe: str, calibration: str | None, output: str,
-    report: str | None,
+    report: str | None, database: str | None, tuned: bool,
 ) -> None:  # fmt: skip
     """Compile a PyTorch model to a .qcm artifact.
 
@@ -89,8 +93,12 @@ def compile_(
             f"{source} was quantized with recipe {graph.recipe!r} and is built as it is; leave "
             "--recipe out, or compile the FLOAT graph"
         )
-    require_writable(output, report)
+    require_writable(output, report, *([database] if tuned else []))
     from qcompiler import api
+    from qcompiler.targets import database as kernels
+
+    if database is not None and (Path(database).exists() or not tuned):
+        machine = machine.with_times(kernels.read(database).get(machine.name, {}))
 
     with progress(sys.stdout) as show:
         show("load", 0, 0)
@@ -98,10 +106,12 @@ def compile_(
             model = model_of(source)
             done = api.stages(
                 model.module, model.inputs, data_of(calibration), machine, wanted,
-                progress=show, **model.options,
+                progress=show, tuned=tuned, **model.options,
             )  # fmt: skip
         else:
-            done = api.stages_of(graph, data_of(calibration), machine, wanted, show)
+            done = api.stages_of(graph, data_of(calibration), machine, wanted, show, tuned)
+        if tuned and database is not None:
+            kernels.write(database, done.target.name, kernels.new(done.target.times, machine.times))
         show("write", 0, 0)
         done.model.save(output)
         if report is not None:

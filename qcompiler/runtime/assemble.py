@@ -47,6 +47,7 @@ def bundle_of(
         "model": text_hash(source) if source else None,
         "calibration": calibration,
         "graph": text_hash(integer),
+        **({"kernel database": library.database} if library.database else {}),
     }
     manifest = Manifest(
         target=library.target,

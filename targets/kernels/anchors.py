@@ -142,10 +142,17 @@ def packing(node: Node, machine: Machine) -> Packing | None:
     for anchor in Site.of(node).body:
         if isinstance(anchor.op, CODED):
             return coded_packing(anchor, machine)
+    product = product_of(node, machine)
+    return product.packing if product is not None else None
+
+
+def product_of(node: Node, machine: Machine) -> Product | None:
+    """The product with constant weights that a node computes; None where it computes none."""
+    for anchor in Site.of(node).body:
         if isinstance(anchor.op, WEIGHTED):
             weight = Weight.of(anchor.inputs[1])
             made = None if weight is None else Product.of(anchor, weight, machine)
-            return made.packing if isinstance(made, Product) else None
+            return made if isinstance(made, Product) else None
     return None
 
 
@@ -172,7 +179,7 @@ class Product:
             dot = next((d for d in isa if d.a_dtype == d.b_dtype == dtype), None)
             if dot is None:
                 return Miss(f"no instruction for {dtype}")
-            return Product(g, fitted(g, dot), dtype, 0, 0, templates)
+            return Product(g, fitted(g, dot), dtype, 0, 0, templates).measured(machine)
         codes = code_range(x)
         if isinstance(g, geometry.Conv) and g.padded:  # with a code that x itself may not hold
             zero_point = anchor.op.zero_point
@@ -181,7 +188,18 @@ class Product:
         if found is None:
             return Miss(f"no instruction multiplies {dtype} by {weight.value.dtype} exactly")
         dot, shift = found
-        return Product(g, fitted(g, dot), dtype, shift, anchor.op.zero_point, templates)
+        made = Product(g, fitted(g, dot), dtype, shift, anchor.op.zero_point, templates)
+        return made.measured(machine)
+
+    @property
+    def name(self) -> str:
+        """What its time depends on beside the machine and its epilogue."""
+        return f"{self.g} by {self.dot.name} of {self.in_dtype}"
+
+    def measured(self, machine: Machine) -> Product:
+        """The same with the tile that was measured to be the fastest, where one was."""
+        tile = machine.tile(self.name)
+        return replace(self, dot=replace(self.dot, tile=tile)) if tile else self
 
     @property
     def packing(self) -> Packing:
@@ -239,7 +257,8 @@ def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, machine: Machine
     out = epilogue.site.body[-1].tensor.dtype.value
     starts = [] if start is None else [start]
     operands = [anchor.inputs[0], weight.laid(product.packing), *starts, *epilogue.leaves]
-    key = ("product", product.g, product.dot.name, product.in_dtype, product.shift, epilogue.key)
+    dot = product.dot
+    key = ("product", product.g, dot.name, dot.tile, product.in_dtype, product.shift, epilogue.key)
 
     def build() -> Any:
         return product.function(out, epilogue, bool(starts))

@@ -35,6 +35,20 @@ class Conv:
         if min(self.out_height, self.out_width) < 1:
             raise ValueError(f"conv: the kernel {self.kernel} is larger than the padded input")
 
+    def __str__(self) -> str:
+        """All of it: `conv 1x56x56x64 -> 64, 3x3, pad 1,1,1,1`."""
+        (kh, kw), sizes = self.kernel, (self.batch, self.height, self.width, self.channels)
+        more = [
+            f"{name} {','.join(map(str, value))}"
+            for name, value, usual in (
+                ("stride", self.stride, (1, 1)), ("dilation", self.dilation, (1, 1)),
+                ("pad", self.padding, (0, 0, 0, 0)), ("groups", (self.groups,), (1,)),
+            )
+            if value != usual
+        ]  # fmt: skip
+        first = f"conv {'x'.join(map(str, sizes))} -> {self.out_channels}"
+        return ", ".join((first, f"{kh}x{kw}", *more))
+
     @property
     def out_height(self) -> int:
         top, _, bottom, _ = self.padding
@@ -96,6 +110,10 @@ class Linear:
     lead: tuple[Dim, ...]
     k: int
     n: int
+
+    def __str__(self) -> str:
+        """`linear 128x768 -> 3072`."""
+        return f"linear {'x'.join(map(str, self.in_shape))} -> {self.n}"
 
     @property
     def single(self) -> bool:

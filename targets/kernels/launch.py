@@ -98,7 +98,7 @@ class Templates:
 
 class Machine(Protocol):
     """What a kernel is written for: the instructions, the fastest first, the templates that use
-    them, and scalar primitives."""
+    them, scalar primitives, and what was measured."""
 
     @property
     def isa(self) -> tuple[Dot, ...]: ...
@@ -108,6 +108,9 @@ class Machine(Protocol):
 
     @property
     def primitives(self) -> Primitives: ...
+
+    def tile(self, product: str) -> tuple[int, int] | None:
+        """The rows and vectors of the fastest tile measured for a product (see Product.name)."""
 
 
 Answer = Launch | Miss | None

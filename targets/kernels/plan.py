@@ -141,13 +141,15 @@ def _best_tile(vectors: int, work: Work, dot: Dot) -> tuple[float, Tile | None]:
     """(cycles of one panel, tile) over all pixels of an image."""
     if not vectors:
         return 0.0, None
-    rows = work.known_rows
-    costs = [
-        (-(-rows // tile.rows) * tile_cycles(work, tile, dot), -tile.rows, tile)
-        for tile in _tiles(vectors, work, dot)
-    ]
+    tiles = _tiles(vectors, work, dot)
+    costs = [(_panel_cycles(tile, work, dot), -tile.rows, tile) for tile in tiles]
     cycles, _, tile = min(costs, key=lambda c: c[:2])
     return cycles, tile
+
+
+def _panel_cycles(tile: Tile, work: Work, dot: Dot) -> float:
+    """Estimated cycles of one panel over all pixels of an image."""
+    return -(-work.known_rows // tile.rows) * tile_cycles(work, tile, dot)
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,50 @@ def _panels(vectors: int, work: Work, dot: Dot) -> tuple[float, Panels]:
 
 
 def panel_plan(work: Work, dot: Dot) -> Panels:
-    """The cheapest way to cut the channels."""
-    most = min(dot.panel // dot.lanes, dot.accumulators, -(-work.channels // dot.lanes))
-    costs = [_panels(vectors, work, dot) for vectors in range(1, most + 1)]
+    """The cheapest way to cut the channels; the dot's own tile where it has one."""
+    if dot.tile is not None:
+        return _tiled(Tile(*dot.tile), work, dot)[1]
+    costs = [_panels(vectors, work, dot) for vectors in _widths(work, dot)]
     least = min(cost for cost, _ in costs)
     return next(p for cost, p in costs if cost <= least * PANEL_TOLERANCE)
+
+
+def _widths(work: Work, dot: Dot) -> range:
+    """How many vectors of channels a panel may have."""
+    most = min(dot.panel // dot.lanes, dot.accumulators, -(-work.channels // dot.lanes))
+    return range(1, most + 1)
+
+
+def _tiled(tile: Tile, work: Work, dot: Dot) -> tuple[float, Panels]:
+    """(estimated cycles, panels) with that tile in whole panels, or where there is none."""
+    _, cut = _panels(tile.vectors, work, dot)
+    asked = Tile(min(tile.rows, work.known_rows), tile.vectors)
+    if cut.main is None:
+        cut = replace(cut, tail=replace(asked, vectors=-(-cut.rest // dot.lanes)))
+    else:
+        cut = replace(cut, main=asked)
+    cycles = [(cut.full, cut.main), (1, cut.tail)]
+    return sum(n * _panel_cycles(t, work, dot) for n, t in cycles if t is not None), cut
+
+
+def candidates(g: Conv | Linear, dot: Dot, in_dtype: str, count: int) -> list[tuple[int, int]]:
+    """Tiles (rows, vectors) worth measuring for g: the one that is estimated to be best, then at
+    most `count - 1` more, in the order of the estimate; none where g is not cut into tiles."""
+    if (isinstance(g, Conv) and channelwise(g, dot)) or one_row(g, dot):
+        return []
+    dot = replace(dot, tile=None)
+    if isinstance(g, Conv) and not g.pointwise:
+        work = conv_work(g, dot)
+    else:
+        work = linear_work(as_linear(g), dot)
+    cut = panel_plan(work, dot)
+    best = cut.main or cut.tail
+    assert best is not None
+    found = {(best.rows, best.vectors): 0.0}
+    for vectors in _widths(work, dot):
+        for tile in _tiles(vectors, work, dot):
+            found.setdefault((tile.rows, vectors), _tiled(tile, work, dot)[0])
+    return sorted(found, key=lambda tile: (found[tile], tile))[:count]
 
 
 def task_plan(work: Work, images: int, panels: int, tile_rows: int) -> tuple[int, int]:
@@ -224,11 +265,11 @@ def _plan(work: Work, dot: Dot, images: int, stage: bool) -> Plan:
     )  # fmt: skip
 
 
-def plan_conv(g: Conv, dot: Dot, in_dtype: str) -> Plan:
-    """The plan of a convolution that is not pointwise; its blocks are output rows."""
+def conv_work(g: Conv, dot: Dot) -> Work:
+    """The work of a convolution that is not pointwise."""
     pixels, depth = g.out_height * g.out_width, g.kernel[0] * g.kernel[1] * g.group_in
     taps, size = g.row(dot.depth)
-    work = Work(
+    return Work(
         rows=pixels,
         steps=g.kernel[0] * taps * -(-size // dot.depth),
         channels=g.group_out,
@@ -239,15 +280,19 @@ def plan_conv(g: Conv, dot: Dot, in_dtype: str) -> Plan:
         unit=g.out_width,
         halo=g.dilation[0] * (g.kernel[0] - 1),
     )
+
+
+def plan_conv(g: Conv, dot: Dot, in_dtype: str) -> Plan:
+    """The plan of a convolution that is not pointwise; its blocks are output rows."""
     stage = g.padded or in_dtype != dot.a_dtype or g.group_in % dot.depth != 0
-    return _plan(work, dot, g.batch if isinstance(g.batch, int) else 1, stage)
+    return _plan(conv_work(g, dot), dot, g.batch if isinstance(g.batch, int) else 1, stage)
 
 
-def plan_linear(g: Linear, dot: Dot, in_dtype: str) -> Plan:
-    """The plan of a matrix product; its blocks are rows."""
+def linear_work(g: Linear, dot: Dot) -> Work:
+    """The work of a matrix product."""
     images, pixels = split_lead(g.lead)
     rows = pixels if isinstance(images, int) or pixels >= dot.tile_rows else None
-    work = Work(
+    return Work(
         rows=rows,
         steps=-(-g.k // dot.depth),
         channels=g.n,
@@ -256,7 +301,11 @@ def plan_linear(g: Linear, dot: Dot, in_dtype: str) -> Plan:
         weight_bytes=g.k * g.n * dot.weight_width,
         macs=(TYPICAL_ROWS if rows is None else rows) * g.k * g.n,
     )
-    return _plan(work, dot, 1, in_dtype != dot.a_dtype or g.k % dot.depth != 0)
+
+
+def plan_linear(g: Linear, dot: Dot, in_dtype: str) -> Plan:
+    """The plan of a matrix product; its blocks are rows."""
+    return _plan(linear_work(g, dot), dot, 1, in_dtype != dot.a_dtype or g.k % dot.depth != 0)
 
 
 def plan_matmul(g: Matmul, dot: Dot) -> Plan:

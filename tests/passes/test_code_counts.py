@@ -172,6 +172,20 @@ def test_codes_are_fewer_only_where_layers_alone_read_them() -> None:
     assert torch.equal(qc.build(graph, V3)(x), qc.interpret(graph, x))
 
 
+def test_rows_of_unequal_size_get_scales_of_their_own() -> None:
+    graph, x = heads()
+    sizes = torch.logspace(0, 3, len(x))[:, None]
+    fast, plain = recipe_of("int8-fast"), replace(STATIC, sums_loss=0.0)
+    assert largest(quantized(graph, x, fast)) == set()
+    assert largest(quantized(graph, x * sizes, plain)) == set()
+    made = quantized(graph, x * sizes, fast)
+    assert len(largest(made)) == 1 and len(set(read(made))) == 1
+    assert max(products(made)) > 2
+    assert torch.equal(qc.build(made, V3)(x * sizes)[0], qc.interpret(made, x * sizes)[0])
+    once = replace(fast, keep_float=("heads.0",))  # the other layers still read its rows
+    assert len(largest(quantized(graph, x * sizes, once))) == 1
+
+
 def test_fewer_static_codes_lose_less_than_larger_scales_alone() -> None:
     graph, x = heads()
     exact = quantized(graph, x, STATIC, WIDE)

@@ -1,0 +1,24 @@
+"""compile --tune and --database."""
+
+from pathlib import Path
+
+import qcompiler as qc
+from qcompiler.targets import database
+
+
+def test_compile_tunes_and_uses_a_database(cli) -> None:
+    options = ("--recipe", "int8", "--calibration", "shop:items", "--database", "k.json")
+    made = cli("compile", "shop:net", *options, "--tune", "-o", "a.qcm")
+    assert made.code == 0 and "tune" in made.out
+    times = database.read("k.json")["x86-64-v3"]
+    assert any(product.startswith("conv 1x4x4x3 -> 8") for product in times)
+    assert cli("compile", "shop:net", *options, "-o", "b.qcm").code == 0
+    a, b = (qc.load(f).manifest for f in ("a.qcm", "b.qcm"))
+    assert a.hashes == b.hashes and "kernel database" in a.hashes
+    assert "kernel database" in cli("inspect", "a.qcm").out
+    lost = cli("compile", "shop:net", *options[:-1], "none.json", "-o", "c.qcm")
+    assert lost.code == 1 and "none.json: No such file" in lost.err
+    Path("k.json").write_text("{}")
+    bad = cli("compile", "shop:net", *options, "-o", "c.qcm")
+    assert bad.code == 1 and "k.json: expected a kernel database" in bad.err
+    assert not Path("c.qcm").exists()
