@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Node, Note
-from qcompiler.ops import Conv2d, Linear
+from qcompiler.op import Same
+from qcompiler.ops import Clamp, Concat, Conv2d, Linear
 from qcompiler.types import DType, Scheme
 
 from .assign_precision import ROWS
@@ -52,14 +53,22 @@ def _readers_of_rows(graph: Graph) -> Mapping[Node, list[Node]]:
 
 
 def layers_of(members: Collection[Node], graph: Graph, users: Users) -> list[Node]:
-    """The layers that read codes of tensors of one scale; none where anything else reads them: what
-    fewer codes cost there is not known. What is computed in float, float ops read as it is."""
+    """The layers that read codes of tensors of one scale; none where anything else computes with
+    them: what fewer codes cost there is not known. What is computed in float, float ops read as it
+    is."""
     inside = set(members)
-    reads = [(node, u) for node in members for u in users[node] if u not in inside]
+    reads = [
+        (node, u) for node in members for u in users[node] if not (u in inside and _passes_on(u))
+    ]
     readers = dict.fromkeys(u for node, u in reads if _integer(node) or _integer(u))
     shown = any(_integer(node) for node in inside.intersection(graph.results))
     alone = all(_integer(u) and isinstance(u.op, Conv2d | Linear) for u in readers)
     return list(readers) if alone and not shown else []
+
+
+def _passes_on(node: Node) -> bool:
+    """Whether a tensor that shares its operand's scale is made of the operand's codes."""
+    return isinstance(node.op.quant, Same) or isinstance(node.op, Concat | Clamp)
 
 
 def _integer(node: Node) -> bool:
@@ -68,12 +77,16 @@ def _integer(node: Node) -> bool:
 
 def per_row(members: Sequence[Node], scheme: Scheme, readers: Sequence[Node], ctx: Context) -> bool:
     """Whether rows should have scales of their own, though the recipe's activations are static: one
-    tensor that is computed in float, that linear layers alone read, and much less noise."""
+    tensor that is computed in float, that linear layers alone read, and much less noise. Where sums
+    are exact anyway, nothing is asked of the recipe's loss."""
     if not ctx.recipe.sums_loss or len(members) > 1 or not readers:
         return False
     (node,) = members
     linear = all(isinstance(reader.op, Linear) for reader in readers)
     if _integer(node) or not linear or scheme.dynamic:
+        return False
+    layers = [Layer.of(reader, scheme) for reader in readers]
+    if not choices(scheme.qmin, scheme.qmax, layers, ctx)[0]:
         return False
     return Operand.of(node, scheme).noise > ROWS_GAIN * row_noise(node, ROWS.qmax)
 

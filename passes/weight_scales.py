@@ -65,10 +65,12 @@ def row_noise(node: Node, qmax: int) -> float:
     """
     count, stats = node.tensor.shape[-1], node.note.stats
     peak = 2 * math.log(max(count, 2)) if isinstance(count, int) else 1.0
-    if stats is not None and stats.channels is not None and stats.seen:
+    # Channels of rank 4 are those of axis 1, not of rows.
+    if stats is not None and stats.channels is not None and stats.seen and node.tensor.rank != 4:
         power = stats.variance + stats.mean**2
         means = np.nan_to_num(stats.channels.means)
-        peak = max(peak, float((means**2).max()) / power) if power > 0 else peak
+        fits = power > 0 and len(means) == count
+        peak = max(peak, float((means**2).max()) / power) if fits else peak
     return peak / qmax**2 / 12
 
 

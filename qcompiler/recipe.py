@@ -40,7 +40,9 @@ class Recipe:
     range: how static ranges are chosen; both may be given by their names. percentile: the share
     of values kept, in percent, for that method. keep_float: names of nodes, or paths of modules,
     that must stay float with all below them; a layer that others were folded into answers to the
-    names of all of them.
+    names of all of them. sums_loss: decibels that a layer may lose to more products in a 16-bit
+    sum, on targets that have such sums; above 0 activations that layers alone read may get fewer
+    codes for it, and with static activations rows a scale of their own.
     """
 
     name: str
@@ -144,7 +146,7 @@ def _read_toml(text: str) -> dict[str, object]:
 
 
 # What a layer may lose to more products in a 16-bit sum: with 5 dB most convolutions add 8 or 16,
-# most linear layers 4. ResNet-50 on AVX2 then takes 0.83 of the time of int8, at 0.6 dB less; 6 dB
+# most linear layers 8. ResNet-50 on AVX2 then takes 0.77 of the time of int8, at 0.6 dB less; 6 dB
 # save 2 % more, but cost ViT-B/16 another 2.3 dB, and GPT-2 with dynamic activations 2.9.
 SUMS_LOSS = 5.0
 

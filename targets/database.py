@@ -54,7 +54,9 @@ def read(path: Path | str) -> dict[str, Times]:
     except (ValueError, RecursionError):
         raise DatabaseError(f"{path}: expected a kernel database, got no JSON") from None
     if not isinstance(rows, dict) or rows.get("format") != FORMAT:
-        raise DatabaseError(f"{path}: expected a kernel database; `qcompiler tune` writes one")
+        raise DatabaseError(
+            f"{path}: expected a kernel database; `qcompiler compile --tune` writes one"
+        )
     if rows.get("version") != VERSION:
         raise DatabaseError(
             f"{path}: expected version {VERSION}, got {rows.get('version')!r}; tune again into "
@@ -107,7 +109,9 @@ def _tiles(value: Any, where: str) -> dict[str, float]:
 
 def _is_tile(text: str) -> bool:
     parts = text.split("x")
-    return len(parts) == 2 and all(p.isdecimal() and 1 <= int(p) <= LARGEST for p in parts)
+    return len(parts) == 2 and all(
+        p.isdecimal() and len(p) <= 2 and 1 <= int(p) <= LARGEST for p in parts
+    )
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

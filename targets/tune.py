@@ -13,9 +13,9 @@ from qcompiler.graph import Graph, Node
 from qcompiler.machine import features as host_features
 from qcompiler.ops import Const
 from qcompiler.timing import in_long_turns
-from qcompiler.types import Sym, TensorType
+from qcompiler.types import DType, Sym, TensorType
 
-from .base import Target
+from .base import Target, parts
 from .database import Times
 from .kernels.anchors import Product, product_of
 from .kernels.launch import Launch
@@ -41,6 +41,8 @@ def tune(graph: Graph, target: Target, show: Callable[[str, int, int], None]) ->
 
     Raises TuneError.
     """
+    if target.device != "cpu":
+        raise TuneError(f"tune measures products of CPUs, not those of {target.name}")
     lacking = [f for f in target.features if f not in host_features()]
     if lacking:
         raise TuneError(
@@ -61,15 +63,15 @@ def _products(graph: Graph, target: Target) -> dict[str, tuple[Product, Node]]:
     """The distinct products of known sizes, each with the first node that computes it."""
     found: dict[str, tuple[Product, Node]] = {}
     for node in graph.nodes():
-        known = isinstance(node.type, TensorType) and not _symbolic(node)
-        product = product_of(node, target) if known else None
+        product = None if _symbolic(node) else product_of(node, target)
         if product is not None:
             found.setdefault(product.name, (product, node))
     return found
 
 
 def _symbolic(node: Node) -> bool:
-    return any(isinstance(d, Sym) for n in (node, *node.inputs) for d in n.tensor.shape)
+    types = (t for n in (node, *node.inputs) for t in parts(n.type))
+    return any(isinstance(d, Sym) for t in types for d in t.shape)
 
 
 def _measured(
@@ -122,6 +124,8 @@ def _random(t: TensorType) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     if t.dtype.is_float:
         return torch.randn(_sizes(t), generator=generator).to(t.dtype.torch)
-    low, high = (t.quant.qmin, t.quant.qmax) if t.quant is not None else t.dtype.limits
+    truth = t.dtype is DType.BOOL
+    limits = (0, 1) if truth else t.dtype.limits
+    low, high = (t.quant.qmin, t.quant.qmax) if t.quant is not None else limits
     low, high = max(low, -LARGEST), min(high, LARGEST)
     return torch.randint(low, high + 1, _sizes(t), generator=generator).to(t.dtype.torch)

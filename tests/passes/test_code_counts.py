@@ -8,9 +8,14 @@ import torch
 from torch import nn
 
 import qcompiler as qc
-from qcompiler import arith
+from qcompiler import arith, passes
+from qcompiler.context import Context
 from qcompiler.graph import Graph, Node
-from qcompiler.ops import Const, DynamicQuantize, IntConv2d, IntLinear
+from qcompiler.ops import Concat, Const, DynamicQuantize, IntConv2d, IntLinear
+from qcompiler.passes.code_counts import layers_of
+from qcompiler.passes.intervals import intervals
+from qcompiler.passes.share_scales import shared_scales
+from qcompiler.pipeline import Pipeline
 from qcompiler.recipe import Activations, Recipe, recipe_of
 from qcompiler.targets import get
 from qcompiler.targets.kernels.avx import FMA, MADDWD, MADDWD_WIDE
@@ -184,6 +189,48 @@ def test_rows_of_unequal_size_get_scales_of_their_own() -> None:
     assert torch.equal(qc.build(made, V3)(x * sizes)[0], qc.interpret(made, x * sizes)[0])
     once = replace(fast, keep_float=("heads.0",))  # the other layers still read its rows
     assert len(largest(quantized(graph, x * sizes, once))) == 1
+
+
+class Joined(nn.Module):
+    """A layer and an addition whose results share their operand's scale through a concat."""
+
+    def __init__(self, adds: bool) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(8, 32, 1), nn.Conv2d(32, 32, 1)
+        self.last = nn.Conv2d(64, 32, 1)
+        self.adds = adds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x).relu()
+        other = self.inner(y).relu()
+        other = y + other if self.adds else other
+        return self.last(torch.cat((other, nn.functional.max_pool2d(y, 3, 1, 1)), 1))
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_what_computes_with_codes_counts_though_its_result_shares_their_scale(adds: bool) -> None:
+    torch.manual_seed(0)
+    net, x = Joined(adds).eval(), torch.randn(2, 8, 9, 9)
+    graph = qc.trace(net, (x,))
+    ctx = Context(V3, recipe_of("int8-fast"), [x])
+    until = [p.name for p in passes.QUANTIZE].index("assign-precision") + 1
+    planned = Pipeline(passes.QUANTIZE[:until])(graph, ctx)
+    (joined,) = (n for n in planned.nodes() if isinstance(n.op, Concat))
+    classes = shared_scales(planned, intervals(planned))
+    (members,) = (c for c in classes if joined in c)
+    assert len(members) >= 3
+    found = {n.name for n in layers_of(members, planned, planned.users())}
+    assert found == (set() if adds else {"inner", "last"})
+    made = quantized(graph, x, recipe_of("int8-fast"))
+    assert torch.equal(qc.build(made, V3)(x), qc.interpret(made, x))
+
+
+def test_where_sums_are_exact_int8_fast_is_int8() -> None:
+    graph, x = heads()
+    x = x * torch.logspace(0, 3, len(x))[:, None]
+    for target in (WIDE, get("x86-64-avx512vnni")):
+        fast, plain = (quantized(graph, x, recipe_of(r), target) for r in ("int8-fast", "int8"))
+        assert str(fast).partition("{")[2] == str(plain).partition("{")[2]
 
 
 def test_fewer_static_codes_lose_less_than_larger_scales_alone() -> None:

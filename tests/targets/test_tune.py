@@ -105,7 +105,7 @@ def test_files_are_merged_and_the_newest_times_count(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "got no JSON"),
-        ("[]", "`qcompiler tune` writes one"),
+        ("[]", "`qcompiler compile --tune` writes one"),
         ('{"format": "qcompiler kernel database", "version": 9}', "expected version 1, got 9"),
         ('{"p": []}', "t: p: expected an object, got []"),
         ('{"p": {}}', "t: p: expected times of tiles, got none"),
@@ -133,6 +133,33 @@ def test_a_machine_that_cannot_run_the_target_does_not_tune_it() -> None:
     graph, _ = small()
     with pytest.raises(TuneError, match=r"lacks asimd of armv8-a; tune on one that has them"):
         qc.tune(graph, "armv8-a")
+
+
+@pytest.mark.parametrize("target", ["cuda-sm80"])
+def test_products_of_a_gpu_are_not_tuned(target: str) -> None:
+    with pytest.raises(TuneError, match="products of CPUs, not those of cuda-sm80"):
+        qc.tune(small()[0], target)
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 48), nn.Linear(48, 16)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).masked_fill(mask, 0.0))
+
+
+@pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-fast", "w4a8", "float32"])
+def test_rows_and_masks_are_tuned(recipe: str) -> None:
+    torch.manual_seed(0)
+    net, x = Masked().eval(), torch.randn(32, 64) * torch.logspace(0, 3, 32)[:, None]
+    mask = torch.rand(32, 48) < 0.5
+    graph = qc.quantize(qc.trace(net, (x, mask)), [(x, mask)], BARE, recipe)
+    tuned = qc.tune(graph, BARE)
+    assert len(tuned.times) == (0 if recipe == "w4a8" else 2)
+    made = qc.build(graph, tuned)(x, mask)
+    assert torch.allclose(made, qc.interpret(graph, x, mask), rtol=1e-4, atol=1e-3)
 
 
 def test_what_is_shipped_fits_the_machines() -> None:
