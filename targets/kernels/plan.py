@@ -30,6 +30,13 @@ PANEL_TOLERANCE = 1.01
 IDLE = 1.25
 # Bytes of the input one task should stay within: a quarter of a 1 MiB second-level cache.
 TASK_BYTES = 256 << 10
+# The same where rows pass by so fast that reading them again from the second-level cache costs more
+# than cutting them: about a first-level cache. From so many bytes of a row a cycle on, and with no
+# more weights than that second level keeps meanwhile (GEMM 768^3: maddubs8 0.95 of the time, but
+# maddubs1 1.02 and FMA 1.01 with less than that rate; ResNet-50 int8-fast 0.99).
+CACHED_BYTES = 32 << 10
+CACHED_RATE = 2.5
+NEAR_BYTES = 1 << 20
 # Packed weights above this are read once, by tasks that each own some channels.
 RESIDENT_BYTES = 256 << 10
 # Enough pieces for the threads of a small machine to share evenly.
@@ -222,7 +229,9 @@ def candidates(g: Conv | Linear, dot: Dot, in_dtype: str, count: int) -> list[tu
     return sorted(found, key=lambda tile: (found[tile], tile))[:count]
 
 
-def task_plan(work: Work, images: int, panels: int, tile_rows: int) -> tuple[int, int]:
+def task_plan(
+    work: Work, images: int, panels: int, tile_rows: int, task_bytes: int = TASK_BYTES
+) -> tuple[int, int]:
     """(pixels in a block, panels in a chunk) so that tasks share caches well and are enough.
 
     Large weights are split by channels, so that each is read once; otherwise the rows are.
@@ -230,11 +239,19 @@ def task_plan(work: Work, images: int, panels: int, tile_rows: int) -> tuple[int
     macs = images * work.macs
     if macs < SERIAL_MACS:
         return work.unit * work.units, panels
-    fits = max(TASK_BYTES // max(work.row_bytes * work.unit, 1), 1)
+    fits = max(task_bytes // max(work.row_bytes * work.unit, 1), 1)
     if work.weight_bytes > RESIDENT_BYTES and panels > 1:
         return _block(work, fits, tile_rows), max(panels // TASKS, 1)
     wanted = max(-(-min(TASKS, macs // TASK_MACS) // images), 1)
     return _block(work, min(fits, -(-work.units // wanted)), tile_rows), panels
+
+
+def _task_bytes(work: Work, dot: Dot, tile: Tile) -> int:
+    """Bytes of the input that a task should stay within."""
+    rate = dot.depth * dot.width / (tile.vectors * dot.cycles)
+    many = work.unit == 1 and work.known_rows * work.row_bytes > TASK_BYTES
+    fast = many and rate >= CACHED_RATE and work.weight_bytes <= NEAR_BYTES
+    return CACHED_BYTES if fast else TASK_BYTES
 
 
 def _block(work: Work, least: int, tile_rows: int) -> int:
@@ -255,7 +272,8 @@ def _block(work: Work, least: int, tile_rows: int) -> int:
 def _plan(work: Work, dot: Dot, images: int, stage: bool) -> Plan:
     cut = panel_plan(work, dot)
     panels = work.groups if work.groups > 1 else cut.full + (cut.rest > 0)
-    block, chunk = task_plan(work, images, panels, max(t.rows for t in cut.tiles))
+    size = _task_bytes(work, dot, cut.tiles[0])
+    block, chunk = task_plan(work, images, panels, max(t.rows for t in cut.tiles), size)
     blocks = 0 if work.rows is None else -(-work.rows // block)
     chunks = -(-panels // chunk)
     staged = (Stage.WHOLE if chunks > 1 else Stage.TASK) if stage else Stage.NONE
