@@ -10,6 +10,7 @@ if not has_torch():
 
 from qcompiler.pipeline import Pass, Pipeline
 
+from .assign_codes import AssignCodes, assign_codes
 from .assign_precision import AssignPrecision, assign_precision
 from .calibrate import calibrate
 from .choose_ranges import ChooseRanges, choose_ranges
@@ -29,6 +30,7 @@ QUANTIZE: tuple[Pass, ...] = (
     *NORMALIZE,
     calibrate,
     assign_precision,
+    assign_codes,
     choose_ranges,
     insert_qdq,
     correct_bias,
@@ -61,6 +63,7 @@ __all__ = [
     "FUSE",
     "NORMALIZE",
     "QUANTIZE",
+    "AssignCodes",
     "AssignPrecision",
     "ChooseRanges",
     "CorrectBias",

@@ -16,8 +16,6 @@ from qcompiler.recipe import Recipe
 from qcompiler.stats import EMPTY
 from qcompiler.types import DType, QParams, Scheme, Sym
 
-from .assign_precision import ROWS
-from .code_counts import largest_code, layers_of, per_row, row_notes, row_scheme
 from .intervals import Range, hull, intervals, width, within
 from .range_methods import Codes, choose_range
 from .share_scales import deciders, shared_scales
@@ -43,7 +41,6 @@ class ChooseRanges(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         notes = activation_notes(graph, ctx)
-        notes |= row_notes(graph, ctx)
         notes |= weight_notes(graph, notes, ctx)
         notes |= matmul_notes(graph, notes)
         return graph.noted(notes)
@@ -51,17 +48,12 @@ class ChooseRanges(Pass):
 
 def activation_notes(graph: Graph, ctx: Context) -> dict[Node, Note]:
     """Notes with the parameters of every static per-tensor scheme, one range per class."""
-    spans, users = intervals(graph), graph.users()
+    spans = intervals(graph)
     notes: dict[Node, Note] = {}
     for members in shared_scales(graph, spans):
         scheme = members[0].note.scheme
         assert scheme is not None
         scheme = with_params(scheme, members, spans, ctx.recipe)
-        readers = layers_of(members, graph, users)
-        if per_row(members, scheme, readers, ctx):
-            scheme = row_scheme(readers, ROWS, ctx)
-        elif (qmax := largest_code(readers, scheme, ctx)) != scheme.qmax:
-            scheme = with_params(replace(scheme, qmax=qmax), members, spans, ctx.recipe)
         notes |= {node: replace(node.note, scheme=scheme) for node in members}
     return notes
 

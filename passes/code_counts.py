@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 from qcompiler.context import Context
-from qcompiler.graph import Graph, Node, Note
+from qcompiler.graph import Graph, Node
 from qcompiler.op import Same
 from qcompiler.ops import Clamp, Concat, Conv2d, Linear
 from qcompiler.types import DType, Scheme
@@ -26,23 +25,7 @@ ROWS_GAIN = 4.0
 Users = Mapping[Node, Sequence[Node]]
 
 
-def row_notes(graph: Graph, ctx: Context) -> dict[Node, Note]:
-    """Notes with the codes of every tensor that is quantized per row."""
-    notes: dict[Node, Note] = {}
-    for node, layers in _readers_of_rows(graph).items():
-        scheme = node.note.scheme
-        assert scheme is not None
-        notes[node] = replace(node.note, scheme=row_scheme(layers, scheme, ctx))
-    return notes
-
-
-def row_scheme(layers: Sequence[Node], scheme: Scheme, ctx: Context) -> Scheme:
-    """The scheme with as many codes as are best for the layers that read the rows."""
-    qmax = largest_code(layers, scheme, ctx)
-    return replace(scheme, qmin=-qmax, qmax=qmax)
-
-
-def _readers_of_rows(graph: Graph) -> Mapping[Node, list[Node]]:
+def readers_of_rows(graph: Graph) -> Mapping[Node, list[Node]]:
     """The tensors with a dynamic scheme, and the layers that read each."""
     found: dict[Node, list[Node]] = {}
     for node in graph.nodes():
@@ -58,7 +41,7 @@ def layers_of(members: Collection[Node], graph: Graph, users: Users) -> list[Nod
     is."""
     inside = set(members)
     reads = [
-        (node, u) for node in members for u in users[node] if not (u in inside and _passes_on(u))
+        (node, u) for node in members for u in users[node] if not (u in inside and passes_on(u))
     ]
     readers = dict.fromkeys(u for node, u in reads if _integer(node) or _integer(u))
     shown = any(_integer(node) for node in inside.intersection(graph.results))
@@ -66,7 +49,7 @@ def layers_of(members: Collection[Node], graph: Graph, users: Users) -> list[Nod
     return list(readers) if alone and not shown else []
 
 
-def _passes_on(node: Node) -> bool:
+def passes_on(node: Node) -> bool:
     """Whether a tensor that shares its operand's scale is made of the operand's codes."""
     return isinstance(node.op.quant, Same) or isinstance(node.op, Concat | Clamp)
 
@@ -91,14 +74,12 @@ def per_row(members: Sequence[Node], scheme: Scheme, readers: Sequence[Node], ct
     return Operand.of(node, scheme).noise > ROWS_GAIN * row_noise(node, ROWS.qmax)
 
 
-def largest_code(readers: Sequence[Node], scheme: Scheme, ctx: Context) -> int:
-    """The largest code that costs least with the fastest sums the recipe allows for all readers.
+def share_of_codes(layers: Sequence[Layer], scheme: Scheme, ctx: Context) -> float:
+    """The share of its codes that costs least with the fastest sums the recipe allows for all
+    layers, 1 where there are none.
 
     scheme: that of what the layers read, with its parameters where it is static.
     """
-    if not ctx.recipe.sums_loss or not readers:
-        return scheme.qmax
-    layers = [Layer.of(reader, scheme) for reader in readers]
     for sums in choices(scheme.qmin, scheme.qmax, layers, ctx)[0]:
         # The scales that sums need are in proportion to the codes.
         least = [(layer, layer.least(sums)) for layer in layers]
@@ -107,5 +88,5 @@ def largest_code(readers: Sequence[Node], scheme: Scheme, ctx: Context) -> int:
             for share in SHARES
         )
         if loss <= ctx.recipe.sums_loss:
-            return round(-share * scheme.qmax)
-    return scheme.qmax
+            return -share
+    return 1.0

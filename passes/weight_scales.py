@@ -129,8 +129,15 @@ class Layer:
 
     def least(self, sums: Sums) -> Tensor:
         """float64 [O]: about the smallest scales at which these sums fit."""
-        values = self.rows(self.weight, sums.rule)
-        return arith.least_scale(values, sums.low, sums.high, sums.rule)
+        if sums not in self._least:
+            values = self.rows(self.weight, sums.rule)
+            self._least[sums] = arith.least_scale(values, sums.low, sums.high, sums.rule)
+        return self._least[sums]
+
+    @cached_property
+    def _least(self) -> dict[Sums, Tensor]:
+        """What was found before."""
+        return {}
 
     def loss(self, least: Tensor, share: float = 1.0) -> float:
         """About how many dB of signal-to-noise ratio scales of at least `least` cost, and codes up
@@ -193,11 +200,10 @@ def _scales(layer: Layer, scheme: Scheme, ctx: Context) -> tuple[Sums | None, Te
     if x is None:
         return None, arith.weight_scales(layer.weight, 0, qmax=scheme.qmax)
     fast, exact = choices(x.qmin, x.qmax, [layer], ctx)
-    if ctx.recipe.sums_loss:
-        cheap = (s for s in fast if layer.loss(layer.least(s)) <= ctx.recipe.sums_loss)
-        sums = next(cheap, exact)
+    if scheme.products is None:
+        sums = min(fast, key=products, default=exact)
     else:
-        sums = min(fast, key=_products, default=exact)
+        sums = next((s for s in fast if products(s) == scheme.products), exact)
     values = layer.rows(layer.weight, sums.rule)
     proof = arith.proof_scale(values, scheme.qmax, sums.low, sums.high, sums.rule)
     return sums, arith.weight_scales(
@@ -216,7 +222,8 @@ def choices(low: int, high: int, layers: Sequence[Layer], ctx: Context) -> tuple
     return fast, exact or Sums(None, low, high)
 
 
-def _products(sums: Sums) -> int:
+def products(sums: Sums) -> int:
+    """How many products are added in 16 bits."""
     return sums.rule.products if sums.rule is not None else 0
 
 

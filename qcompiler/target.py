@@ -9,6 +9,7 @@ from typing import Protocol
 from qcompiler.arith import SumRule
 from qcompiler.graph import Node
 from qcompiler.ops import Packing
+from qcompiler.types import DType
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Target(Protocol):
 
     def sums(self, low: int, high: int) -> Sequence[Sums]:
         """The instructions for activation codes in [low, high] and int8 weights, fastest first."""
+
+    def microseconds(
+        self, node: Node, choices: Sequence[Sums], codes: DType
+    ) -> Sequence[float] | None:
+        """How long a layer that reads codes of that type takes on one core, where its weights are
+        proven for each of these sums; None: they were not all measured."""
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""

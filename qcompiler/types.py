@@ -246,7 +246,9 @@ Type = Union[TensorType, TupleType]  # noqa: UP007
 class Scheme:
     """How one tensor is to be quantized; `params` is set once ranges are known.
 
-    dynamic: the scale is computed at run time, one per row of the last axis.
+    dynamic: the scale is computed at run time, one per row of the last axis. products: of a
+    weight, how many products kernels may add in 16 bits, which its scale is to prove; 0: none are
+    added there, None: as few as are faster than that.
     """
 
     dtype: DType
@@ -256,4 +258,5 @@ class Scheme:
     axis: int | None = None
     group: int | None = None
     dynamic: bool = False
+    products: int | None = None
     params: QParams | None = field(default=None)

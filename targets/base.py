@@ -39,9 +39,9 @@ from qcompiler.ops import (
     Unpack,
 )  # fmt: skip
 from qcompiler.target import Sums
-from qcompiler.types import Sym, TensorType, Type
+from qcompiler.types import DType, Sym, TensorType, Type
 
-from . import database
+from . import costs, database
 from .database import Times
 from .kernels import anchors, cumsum, elementwise, gather, movement, products, rows, window
 from .kernels.algebra import Primitives
@@ -182,6 +182,16 @@ class Target:
     def tile(self, product: str) -> tuple[int, int] | None:
         """The rows and vectors of the fastest tile measured for a product; None: none was."""
         return database.fastest(self.times[product]) if product in self.times else None
+
+    def least(self, product: str) -> float | None:
+        """Microseconds of that tile; None: none was measured."""
+        return min(self.times[product].values()) if product in self.times else None
+
+    def microseconds(
+        self, node: Node, choices: Sequence[Sums], codes: DType
+    ) -> list[float] | None:
+        """How long a layer takes with each of these sums; None: not all were measured."""
+        return costs.microseconds(node, choices, codes, self)
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""

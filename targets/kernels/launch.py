@@ -112,6 +112,9 @@ class Machine(Protocol):
     def tile(self, product: str) -> tuple[int, int] | None:
         """The rows and vectors of the fastest tile measured for a product (see Product.name)."""
 
+    def least(self, product: str) -> float | None:
+        """Microseconds of that tile; None: it was not measured."""
+
 
 Answer = Launch | Miss | None
 Kernel = Callable[[Site, Machine], Answer]
