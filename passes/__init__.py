@@ -10,7 +10,6 @@ if not has_torch():
 
 from qcompiler.pipeline import Pass, Pipeline
 
-from .assign_codes import AssignCodes, assign_codes
 from .assign_precision import AssignPrecision, assign_precision
 from .calibrate import calibrate
 from .choose_ranges import ChooseRanges, choose_ranges
@@ -30,7 +29,6 @@ QUANTIZE: tuple[Pass, ...] = (
     *NORMALIZE,
     calibrate,
     assign_precision,
-    assign_codes,
     choose_ranges,
     insert_qdq,
     correct_bias,
@@ -63,7 +61,6 @@ __all__ = [
     "FUSE",
     "NORMALIZE",
     "QUANTIZE",
-    "AssignCodes",
     "AssignPrecision",
     "ChooseRanges",
     "CorrectBias",

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qcompiler.context import Context
-from qcompiler.graph import Graph, Level, Node, Note
+from qcompiler.graph import Graph, Node, Note
 from qcompiler.ops import Conv2d, Linear
-from qcompiler.pipeline import Pass, declare
 from qcompiler.sensitivity import Sensitivity, sensitivities
 from qcompiler.target import Sums
 from qcompiler.types import DType, Scheme
 
-from .assign_precision import ROWS
 from .choose_ranges import with_params
 from .code_counts import (
     SHARES,
@@ -26,6 +24,7 @@ from .code_counts import (
 )  # fmt: skip
 from .intervals import intervals
 from .picks import least_noise
+from .schemes import ROWS
 from .share_scales import shared_scales
 from .weight_scales import Layer, Operand, choices, products
 
@@ -81,31 +80,25 @@ def joined(notes: Sequence[tuple[Node, Note]]) -> dict[Node, Note]:
     return found
 
 
-@declare("assign-codes", Level.PLANNED, Level.PLANNED, exact=True)
-@dataclass(frozen=True)
-class AssignCodes(Pass):
-    """Give tensors that layers alone read fewer codes, rows scales of their own, and weights the
-    number of products that their scale is to prove, where the recipe has decibels for it.
+def with_codes(graph: Graph, ctx: Context, solve: bool) -> Graph:
+    """The graph, PLANNED, in which tensors that layers alone read have fewer codes, rows scales of
+    their own, and weights the number of products that their scale is to prove, where the recipe has
+    decibels for it.
 
-    Each layer may lose the recipe's `sums_loss`. Layers whose products were measured with all sums
-    are then chosen once more, together: what makes least noise at the outputs and takes no longer.
-    The noise is estimated from gradients, of the sample that calibration kept.
-
-    solve: whether to do that.
+    Each layer may lose the recipe's `sums_loss`. With `solve`, layers whose products were measured
+    with all sums are then chosen once more, together: what makes least noise at the outputs and
+    takes no longer. The noise is estimated from gradients, of the sample that calibration kept.
     """
-
-    solve: bool = True
-
-    def run(self, graph: Graph, ctx: Context) -> Graph:
-        if not ctx.recipe.sums_loss or ctx.target is None:
-            return graph
-        units = units_of(graph, ctx)
-        chosen = [unit.rule for unit in units]
+    if not ctx.recipe.sums_loss or ctx.target is None:
+        return graph
+    units = units_of(graph, ctx)
+    chosen = [unit.rule for unit in units]
+    if solve and ctx.sample is not None:
         times = [times_of(unit, ctx) for unit in units]
-        if self.solve and ctx.sample is not None and any(times):
+        if any(times):
             chosen = solved(units, times, sensitivities(graph, [ctx.sample]))
-        pairs = zip(units, chosen, strict=True)
-        return graph.noted(joined([note for unit, option in pairs for note in unit.notes(option)]))
+    pairs = zip(units, chosen, strict=True)
+    return graph.noted(joined([note for unit, option in pairs for note in unit.notes(option)]))
 
 
 def codes_of(scheme: Scheme, share: float) -> Scheme:
@@ -265,6 +258,3 @@ def weight_noise(layer: Layer, sensitivity: Sensitivity) -> Tensor:
         return torch.zeros(len(layer.weight), dtype=torch.float64)
     power = layer.weight.double().square().sum() / layer.weight[0].numel()
     return gain * layer.rounding * power
-
-
-assign_codes = AssignCodes()

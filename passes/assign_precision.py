@@ -25,10 +25,9 @@ from qcompiler.pipeline import Pass, declare
 from qcompiler.recipe import Activations, Recipe
 from qcompiler.types import DType, Scheme
 
-ACTIVATION = Scheme(DType.UINT8, 0, 255)
-ROWS = Scheme(DType.INT8, -127, 127, symmetric=True, dynamic=True)
-WEIGHT = Scheme(DType.INT8, -127, 127, symmetric=True, axis=0)
-NARROW = replace(WEIGHT, qmin=-7, qmax=7)  # 4 bits, in groups
+from .assign_codes import with_codes
+from .schemes import ACTIVATION, NARROW, ROWS, WEIGHT
+
 SUMS = (Conv2d, Linear, Matmul, Add, Mul, AvgPool2d)  # their integer form ends in int32
 EPILOGUES = (Clamp, LeakyRelu, Prelu)  # applied to int32 sums while they are requantized
 
@@ -213,8 +212,13 @@ class AssignPrecision(Pass):
     With float activations only the weights of linear layers get a scheme.
 
     Layers (matmul, linear, convolution) are integer wherever the recipe and target allow it; what
-    lies between them is integer where an integer op reads it and integer ops feed it.
+    lies between them is integer where an integer op reads it and integer ops feed it. Where the
+    recipe has decibels for it, fewer codes and more products a sum follow, see assign_codes.
+
+    solve: whether these are chosen for all layers together where their times are known.
     """
+
+    solve: bool = True
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         require_known(graph, ctx.recipe)
@@ -226,7 +230,8 @@ class AssignPrecision(Pass):
             if integer or weight_only(node, ctx.recipe):
                 inputs[1] = inputs[1].with_note(scheme=_weight_scheme(ctx.recipe))
             new[node] = planned(node.with_inputs(inputs), node, plan)
-        return graph.rebuilt(new, recipe=ctx.recipe.name)
+        made = graph.rebuilt(new, recipe=ctx.recipe.name)
+        return with_codes(made, ctx, self.solve)
 
 
 def planned(node: Node, source: Node, plan: Plan) -> Node:

@@ -10,7 +10,7 @@ from qcompiler.op import Same
 from qcompiler.ops import Clamp, Concat, Conv2d, Linear
 from qcompiler.types import DType, Scheme
 
-from .assign_precision import ROWS
+from .schemes import ROWS
 from .weight_scales import Layer, Operand, choices, row_noise
 
 # Largest codes tried, as shares of that of the scheme. Fewer codes leave room for weights in

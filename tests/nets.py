@@ -1,5 +1,7 @@
 """Small graphs that many tests share, built op by op."""
 
+from collections.abc import Sequence
+
 import torch
 
 from qcompiler.arith import SumRule
@@ -47,6 +49,9 @@ class ToyTarget:
 
     def sums(self, low: int, high: int) -> tuple[Sums, ...]:
         return (Sums(SumRule(2), low, high),)
+
+    def microseconds(self, node: Node, choices: Sequence[Sums], codes: DType) -> None:
+        return None
 
     def packing(self, node: Node) -> Packing | None:
         return Packing(16, 4)

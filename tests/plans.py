@@ -1,5 +1,6 @@
 """Small PLANNED graphs: nodes with statistics and schemes, and what choose-ranges makes of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,6 +37,9 @@ class Toy:
 
     def sums(self, low: int, high: int) -> tuple[Sums, ...]:
         return (Sums(self.rule, low, high),) if low >= 0 else ()
+
+    def microseconds(self, node: Node, choices: Sequence[Sums], codes: DType) -> None:
+        return None
 
     def packing(self, node: Node) -> Packing | None:
         return Packing(1, 4)

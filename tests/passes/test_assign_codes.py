@@ -13,9 +13,10 @@ from qcompiler import passes
 from qcompiler.context import Context
 from qcompiler.graph import Graph
 from qcompiler.ops import Const, IntConv2d, IntLinear
-from qcompiler.passes.assign_codes import AssignCodes, solved, times_of, units_of
+from qcompiler.passes import AssignPrecision
+from qcompiler.passes.assign_codes import solved, times_of, units_of
 from qcompiler.pipeline import Pipeline
-from qcompiler.recipe import recipe_of
+from qcompiler.recipe import Recipe, recipe_of
 from qcompiler.report import sqnr_of_outputs
 from qcompiler.sensitivity import sensitivities
 from qcompiler.targets import Target, get
@@ -80,13 +81,16 @@ def traced() -> tuple[Graph, list[torch.Tensor]]:
 
 
 def quantized(graph: Graph, data: list[torch.Tensor], target: Target, solve: bool) -> Graph:
-    steps = [AssignCodes(solve) if p.name == "assign-codes" else p for p in passes.QUANTIZE]
-    return Pipeline(tuple(steps))(graph, Context(target, FAST, data, sample=(data[0],)))
+    steps = (*passes.QUANTIZE[: AFTER - 1], AssignPrecision(solve), *passes.QUANTIZE[AFTER:])
+    return Pipeline(steps)(graph, Context(target, FAST, data, sample=(data[0],)))
 
 
-def planned(graph: Graph, data: list[torch.Tensor]) -> Graph:
-    until = [p.name for p in passes.QUANTIZE].index("assign-codes")
-    return Pipeline(passes.QUANTIZE[:until])(graph, Context(TIMED, FAST, data))
+AFTER = [p.name for p in passes.QUANTIZE].index("assign-precision") + 1
+
+
+def planned(graph: Graph, data: list[torch.Tensor], recipe: Recipe) -> Graph:
+    ctx = Context(TIMED, recipe, data, sample=(data[0],))
+    return Pipeline(passes.QUANTIZE[:AFTER])(graph, ctx)
 
 
 def sums(graph: Graph) -> list[str]:
@@ -112,7 +116,7 @@ def test_the_same_time_is_spent_where_less_noise_comes_of_it() -> None:
 
 def test_the_noise_that_is_predicted_is_the_noise_that_is_measured() -> None:
     graph, data = traced()
-    plan = planned(graph, data)
+    plan = planned(graph, data, replace(FAST, sums_loss=0.0))
     ctx = Context(TIMED, FAST, data, sample=(data[0],))
     units = units_of(plan, ctx)
     times = [times_of(unit, ctx) for unit in units]
@@ -146,7 +150,7 @@ def test_it_is_deterministic_and_bit_exact() -> None:
 
 def test_the_plan_says_what_every_weight_proves() -> None:
     graph, data = traced()
-    plan = AssignCodes().run(planned(graph, data), Context(TIMED, FAST, data, sample=(data[0],)))
+    plan = planned(graph, data, FAST)
     weights = [n for n in plan.nodes() if isinstance(n.op, Const) and n.note.scheme is not None]
     given = {n.note.scheme.products for n in weights if n.note.scheme is not None}
     assert len(weights) == 7 and given <= {0, 2, 4, 8, 16} and len(given) > 1
@@ -156,8 +160,7 @@ def test_the_plan_says_what_every_weight_proves() -> None:
             n: replace(n.note, scheme=replace(n.note.scheme, products=products))
             for n in weights if n.note.scheme is not None
         }  # fmt: skip
-        after = [p.name for p in passes.QUANTIZE].index("assign-codes") + 1
-        made = Pipeline(passes.QUANTIZE[after:])(plan.noted(notes), Context(TIMED, FAST, data))
+        made = Pipeline(passes.QUANTIZE[AFTER:])(plan.noted(notes), Context(TIMED, FAST, data))
         if products:
             assert set(sums(made)) <= {name, *list(SPEED)[: list(SPEED).index(name)]}
         else:
