@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qcompiler.context import Context
@@ -21,7 +22,7 @@ from .code_counts import (
     per_row,
     readers_of_rows,
     share_of_codes,
-)  # fmt: skip
+)
 from .intervals import intervals
 from .picks import least_noise
 from .schemes import ROWS
@@ -54,7 +55,7 @@ class Unit:
     scheme: Scheme
     layers: tuple[Layer, ...]
     free: bool
-    rule: Option
+    rule: Option = Option(1.0, ())
 
     def notes(self, option: Option) -> Iterator[tuple[Node, Note]]:
         """What the option means for the tensors and the weights."""
@@ -117,13 +118,24 @@ def units_of(graph: Graph, ctx: Context) -> list[Unit]:
         full = with_params(scheme, members, spans, ctx.recipe)
         alone = layers_of(members, graph, users)
         readers = alone or _readers(members, users)
-        rows = per_row(members, full, alone, ctx)
-        if readers:
-            found.append(_unit(members, ROWS if rows else full, readers, bool(alone), ctx))
-    for node, layers in readers_of_rows(graph).items():
+        if not readers:
+            continue
+        unit = Unit(tuple(members), full, _layers(readers, full), bool(alone))
+        if per_row(members, full, alone, ctx):
+            unit = replace(unit, scheme=ROWS, layers=_layers(readers, ROWS))
+            found.append(ruled(unit, lambda fewer: fewer, ctx))
+        else:
+            ranged = partial(with_params, members=members, spans=spans, recipe=ctx.recipe)
+            found.append(ruled(unit, ranged, ctx))
+    for node, readers in readers_of_rows(graph).items():
         assert node.note.scheme is not None
-        found.append(_unit([node], node.note.scheme, layers, True, ctx))
+        unit = Unit((node,), node.note.scheme, _layers(readers, node.note.scheme), True)
+        found.append(ruled(unit, lambda fewer: fewer, ctx))
     return found
+
+
+def _layers(readers: Sequence[Node], scheme: Scheme) -> tuple[Layer, ...]:
+    return tuple(Layer.of(reader, scheme) for reader in readers)
 
 
 def _readers(members: Sequence[Node], users: Mapping[Node, Sequence[Node]]) -> list[Node]:
@@ -133,13 +145,15 @@ def _readers(members: Sequence[Node], users: Mapping[Node, Sequence[Node]]) -> l
     ]  # fmt: skip
 
 
-def _unit(
-    members: Sequence[Node], scheme: Scheme, readers: Sequence[Node], free: bool, ctx: Context
-) -> Unit:
-    layers = tuple(Layer.of(reader, scheme) for reader in readers)
-    share = share_of_codes(layers, scheme, ctx) if free else 1.0
-    sums = tuple(_cheap(layer, share, ctx) for layer in layers)
-    return Unit(tuple(members), scheme, layers, free, Option(share, sums))
+def ruled(unit: Unit, ranged: Callable[[Scheme], Scheme], ctx: Context) -> Unit:
+    """The unit with what the recipe's loss alone decides. ranged: a scheme with its parameters."""
+    share = share_of_codes(unit.layers, unit.scheme, ctx) if unit.free else 1.0
+    fewer = unit.layers
+    if share < 1:
+        scheme = ranged(codes_of(unit.scheme, share))
+        fewer = tuple(Layer.of(layer.node, scheme) for layer in unit.layers)
+    pairs = zip(unit.layers, fewer, strict=True)
+    return replace(unit, rule=Option(share, tuple(_cheap(*pair, ctx) for pair in pairs)))
 
 
 def _available(layer: Layer, ctx: Context) -> list[Sums]:
@@ -150,11 +164,13 @@ def _available(layer: Layer, ctx: Context) -> list[Sums]:
     return [*fast, exact]
 
 
-def _cheap(layer: Layer, share: float, ctx: Context) -> Sums:
-    """The fastest sums that cost no more than the recipe allows."""
-    *fast, exact = _available(layer, ctx)
-    cheap = (s for s in fast if layer.loss(layer.least(s) * share, share) <= ctx.recipe.sums_loss)
-    return next(cheap, exact)
+def _cheap(layer: Layer, fewer: Layer, ctx: Context) -> Sums:
+    """The fastest sums of the layer that cost no more than the recipe allows where it reads the
+    codes that `fewer` does."""
+    *fast, exact = _available(fewer, ctx)
+    cheap = (s for s in fast if fewer.loss(fewer.least(s)) <= ctx.recipe.sums_loss)
+    wanted = next(cheap, exact)
+    return next((s for s in _available(layer, ctx) if products(s) == products(wanted)), wanted)
 
 
 Times = Mapping[Sums, float]
@@ -162,7 +178,7 @@ Times = Mapping[Sums, float]
 
 
 def times_of(unit: Unit, ctx: Context) -> list[Times]:
-    """By layer; none where they were not all measured."""
+    """By layer; none where they were not all measured, or there is nothing to choose."""
     found: list[Times] = []
     for layer in unit.layers:
         available = _available(layer, ctx)
@@ -171,7 +187,7 @@ def times_of(unit: Unit, ctx: Context) -> list[Times]:
         if times is None:
             return []
         found.append(dict(zip(available, times, strict=True)))
-    return found
+    return found if any(len(times) > 1 for times in found) else []
 
 
 def solved(

@@ -1,4 +1,4 @@
-"""Picks: one option for each unit, of least noise within a time; exact."""
+"""Picks: one option for each unit, of least noise within a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def least_noise(
     units: Sequence[Sequence[tuple[float, float]]], limit: Sequence[int]
 ) -> tuple[int, ...]:
     """The index of each unit's option, so that the sum of noise is least and the time no more than
-    that of the options in `limit`; where several are, none is sure to be the one that was meant,
-    but the same input gives the same answer.
+    that of the options in `limit`; those themselves where nothing better is found.
 
     units: (microseconds, noise) of the options of each. A multiple-choice knapsack, solved as a
-    mixed-integer program (HiGHS, without a gap).
+    mixed-integer program by HiGHS without a gap: optimal up to its tolerances, and with the same
+    answer for the same input. What it finds is added up again, so the time is never exceeded.
     """
     import numpy as np
     from scipy.optimize import LinearConstraint, milp

@@ -185,7 +185,8 @@ class Target:
 
     def least(self, product: str) -> float | None:
         """Microseconds of that tile; None: none was measured."""
-        return min(self.times[product].values()) if product in self.times else None
+        tile = self.tile(product)
+        return self.times[product]["x".join(map(str, tile))] if tile else None
 
     def microseconds(
         self, node: Node, choices: Sequence[Sums], codes: DType

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcompiler.graph import Node
-from qcompiler.ops import Conv2d
 from qcompiler.target import Sums
-from qcompiler.types import DType, Sym, TensorType
+from qcompiler.types import DType
 
-from .kernels.anchors import Product
+from .kernels.anchors import Product, geometry_of
 from .kernels.dot import Dot
 from .kernels.geometry import Conv, Linear
-from .kernels.launch import Machine
+from .kernels.launch import Machine, Miss
 from .kernels.plan import fitted
 from .kernels.weights import moved, takes_codes
 
@@ -25,7 +24,9 @@ def microseconds(
     choices: how products of codes of that type are added. None: they were not all measured; times
     and estimates are not to be compared (estimates of BERT's layers were 10 % off).
     """
-    g = _geometry(node)
+    g = geometry_of(node)
+    if isinstance(g, Miss):
+        return None
     times = []
     for sums in choices:
         dot = _dot(g, sums, codes, machine)
@@ -43,21 +44,3 @@ def _dot(g: Conv | Linear, sums: Sums, codes: DType, machine: Machine) -> Dot | 
     most = sums.rule.products if sums.rule is not None else 0
     fitting = [d for d in isa if takes_codes(d) and moved(d, codes.limits) is not None]
     return next((d for d in fitting if d.sums is None or d.sums.products <= most), None)
-
-
-def _geometry(node: Node) -> Conv | Linear:
-    x, w = (_least(i.tensor) for i in node.inputs[:2])
-    op = node.op
-    if not isinstance(op, Conv2d):
-        return Linear(x[:-1], w[1], w[0])
-    batch, *rest = x
-    height, width, channels = rest if op.channels_last else (rest[1], rest[2], rest[0])
-    (top, bottom), (left, right) = op.padding
-    return Conv(
-        batch, height, width, channels, w[0], (w[2], w[3]), op.stride, op.dilation,
-        (top, left, bottom, right), op.groups,
-    )  # fmt: skip
-
-
-def _least(t: TensorType) -> tuple[int, ...]:
-    return tuple(d.min if isinstance(d, Sym) else d for d in t.shape)

@@ -169,7 +169,9 @@ class Product:
 
     @staticmethod
     def of(anchor: Node, weight: Weight, machine: Machine) -> Product | Miss:
-        g, templates = _geometry(anchor), machine.templates
+        if isinstance(anchor.op, Conv2d) and not anchor.op.channels_last:
+            return Miss("convolution kernels read channels last: run the layout pass")
+        g, templates = geometry_of(anchor), machine.templates
         if isinstance(g, Miss):
             return g
         isa = [dot for dot in machine.isa if templates.takes(g, dot)]
@@ -266,16 +268,15 @@ def _weighted(anchor: Node, weight: Weight, epilogue: Epilogue, machine: Machine
     return Launch(key, build, operands, dot=product.dot)
 
 
-def _geometry(anchor: Node) -> geometry.Conv | geometry.Linear | Miss:
+def geometry_of(anchor: Node) -> geometry.Conv | geometry.Linear | Miss:
+    """The sizes of a product with weights, as kernels compute it: channels last."""
     x, w = (dims(i.tensor.shape) for i in anchor.inputs[:2])
     op = anchor.op
     if not isinstance(op, Conv2d):
         n, k = w
         assert isinstance(n, int) and isinstance(k, int)
         return geometry.Linear(x[:-1], k, n)
-    if not op.channels_last:
-        return Miss("convolution kernels read channels last: run the layout pass")
-    batch, height, width, channels = x
+    batch, height, width, channels = x if op.channels_last else (x[0], *x[2:], x[1])
     (top, bottom), (left, right) = op.padding
     sizes = (height, width, channels, *w)
     if any(isinstance(d, str) for d in sizes):

@@ -31,9 +31,9 @@ IDLE = 1.25
 # Bytes of the input one task should stay within: a quarter of a 1 MiB second-level cache.
 TASK_BYTES = 256 << 10
 # The same where rows pass by so fast that reading them again from the second-level cache costs more
-# than cutting them: about a first-level cache. From so many bytes of a row a cycle on, and with no
-# more weights than that second level keeps meanwhile (GEMM 768^3: maddubs8 0.95 of the time, but
-# maddubs1 1.02 and FMA 1.01 with less than that rate; ResNet-50 int8-fast 0.99).
+# than cutting them: about a first-level cache. From so many bytes of a row a cycle on, with no more
+# weights than that second level keeps meanwhile, and of codes (GEMM 768^3: maddubs8 0.95 of the
+# time, maddubs1, whose rate is less, 1.02; ResNet-50 int8-fast 0.99, float32 1.01).
 CACHED_BYTES = 32 << 10
 CACHED_RATE = 2.5
 NEAR_BYTES = 1 << 20
@@ -249,7 +249,7 @@ def task_plan(
 def _task_bytes(work: Work, dot: Dot, tile: Tile) -> int:
     """Bytes of the input that a task should stay within."""
     rate = dot.depth * dot.width / (tile.vectors * dot.cycles)
-    many = work.unit == 1 and work.known_rows * work.row_bytes > TASK_BYTES
+    many = dot.width == 1 and work.unit == 1 and work.known_rows * work.row_bytes > TASK_BYTES
     fast = many and rate >= CACHED_RATE and work.weight_bytes <= NEAR_BYTES
     return CACHED_BYTES if fast else TASK_BYTES
 

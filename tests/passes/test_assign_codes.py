@@ -20,6 +20,7 @@ from qcompiler.recipe import Recipe, recipe_of
 from qcompiler.report import sqnr_of_outputs
 from qcompiler.sensitivity import sensitivities
 from qcompiler.targets import Target, get
+from qcompiler.targets.kernels.anchors import product_of
 from qcompiler.targets.kernels.weights import chosen, code_range
 
 FAST = recipe_of("int8-fast")
@@ -187,3 +188,22 @@ def test_a_weight_of_two_layers_is_proven_for_the_faster() -> None:
     found = sums(made)
     assert len(found) == 2 and found[0] in ("maddubs2", "maddubs4", "maddubs8")
     assert torch.equal(qc.build(made, V3)(x), qc.interpret(made, x))
+
+
+def test_times_are_asked_by_the_names_that_tune_gives_them() -> None:
+    graph, data = traced()
+    ctx = Context(TIMED, FAST, data, sample=(data[0],))
+    units = units_of(planned(graph, data, replace(FAST, sums_loss=0.0)), ctx)
+    asked: set[str] = set()
+
+    class Asked(Measured):
+        def __getitem__(self, product: str) -> Mapping[str, float]:
+            asked.add(product)
+            return super().__getitem__(product)
+
+    for unit in units:
+        assert times_of(unit, replace(ctx, target=replace(V3, times=Asked())))
+    fused = passes.regions(quantized(graph, data, TIMED, True), Context(V3))
+    made = [product_of(node, V3) for node in fused.nodes()]
+    names = {product.name for product in made if product is not None}
+    assert len(names) >= 3 and names <= asked

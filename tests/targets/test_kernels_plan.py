@@ -16,6 +16,7 @@ from qcompiler.targets.kernels.avx import (
 )
 from qcompiler.targets.kernels.geometry import Conv, Linear, Matmul, as_linear, split_lead
 from qcompiler.targets.kernels.plan import (
+    CACHED_BYTES,
     TASK_BYTES,
     Plan,
     fitted,
@@ -121,3 +122,15 @@ def test_registers_are_narrow_where_channels_would_leave_them_idle():
     depthwise = [Conv(1, 9, 9, c, c, (3, 3), groups=c) for c in (12, 24)]
     assert [fitted(g, dot).lanes for g in depthwise] == [8, 16]
     assert fitted(depthwise[0], same) is same
+
+
+def test_fast_rows_of_codes_are_cut_to_stay_in_the_first_level_cache() -> None:
+    def block(rows: int, k: int, n: int, dot) -> int:
+        return plan_linear(Linear((rows,), k, n), dot, dot.a_dtype).block
+
+    assert block(768, 768, 768, maddubs(8)) * 768 <= 2 * CACHED_BYTES
+    for dot in (maddubs(1), FMA):  # what passes more slowly, and what are no codes
+        assert block(768, 768, 768, dot) * 768 * dot.width > 2 * CACHED_BYTES
+    # Few rows are not worth it, nor are weights that the second level does not keep.
+    assert block(128, 768, 768, maddubs(8)) == 128
+    assert block(768, 3072, 768, maddubs(8)) * 3072 > 2 * CACHED_BYTES
