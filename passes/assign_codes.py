@@ -1,276 +1,271 @@
-"""Assign codes: how many codes activations have, and how many products of them 16 bits add up."""
+"""Assign codes: which layers are faster in float32, how many codes the others read, and how many
+products of them 16 bits add up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from qcompiler.context import Context
-from qcompiler.graph import Graph, Node, Note
-from qcompiler.ops import Conv2d, Linear
-from qcompiler.sensitivity import Sensitivity, sensitivities
-from qcompiler.target import Sums
-from qcompiler.types import DType, Scheme
+from qcompiler.graph import Graph, Node
+from qcompiler.ops import Const, Conv2d, Linear, Matmul
+from qcompiler.sensitivity import NONE, sensitivities
+from qcompiler.simulate import Simulation
+from qcompiler.solver import Choice, Edge, Problem, fastest, most_exact
+from qcompiler.types import DType
 
-from .choose_ranges import with_params
-from .code_counts import (
-    SHARES,
-    layers_of,
-    passes_on,
-    per_row,
-    readers_of_rows,
-    share_of_codes,
-)
-from .intervals import intervals
-from .picks import least_noise
-from .schemes import ROWS
-from .share_scales import shared_scales
-from .weight_scales import Layer, Operand, choices, products
+from .prices import Offer, Prices, errors_of, made
+from .read_codes import Reads
+from .units import Option, Unit, joined, units_of
 
-if TYPE_CHECKING:
-    from torch import Tensor
+TRIES = 6
+CLOSE = 0.02
+"""Natural logarithm of noise, 0.1 dB: limits are not told apart any closer."""
+NANOSECONDS = 1000.0
+"""Of a microsecond. The solver adds whole ones, so that sums of them are exact."""
 
 
 @dataclass(frozen=True)
-class Option:
-    """What a unit may be: the share of its codes that are used, and each layer's sums."""
+class Choices:
+    """The units of a graph, the option of each, and why layers are to compute in float32.
 
-    share: float
-    sums: tuple[Sums, ...]
-    time: float = 0.0
-    noise: float = 0.0
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Tensors of one scale and the layers that read their codes.
-
-    scheme: with all codes that the tensors may have. free: whether there may be fewer. rule: what
-    the recipe's loss alone decides.
+    nanoseconds: of the layers and conversions on one core; None where the solver was not asked.
+    noise: power at the outputs as a share of the signal's, simulated; None where it was not.
     """
 
-    members: tuple[Node, ...]
-    scheme: Scheme
-    layers: tuple[Layer, ...]
-    free: bool
-    rule: Option = Option(1.0, ())
+    units: Sequence[Unit]
+    options: Sequence[Option]
+    floats: Mapping[Node, str] = field(default_factory=dict)
+    nanoseconds: int | None = None
+    noise: float | None = None
 
-    def notes(self, option: Option) -> Iterator[tuple[Node, Note]]:
-        """What the option means for the tensors and the weights."""
-        fewer = codes_of(self.scheme, option.share)
-        for node in self.members:
-            yield node, replace(node.note, scheme=fewer)
-        for layer, sums in zip(self.layers, option.sums, strict=True):
-            weight = layer.node.inputs[1]
-            scheme = weight.note.scheme
-            if scheme is not None and scheme.group is None:
-                proven = replace(scheme, products=products(sums))
-                yield weight, replace(weight.note, scheme=proven)
+    def applied(self, graph: Graph, ctx: Context) -> Graph:
+        """The graph with codes and products as chosen; the recipe's default needs no note."""
+        if not ctx.recipe.sums_loss:
+            return graph
+        pairs = zip(self.units, self.options, strict=True)
+        return graph.noted(joined([note for unit, option in pairs for note in unit.notes(option)]))
 
-
-def joined(notes: Sequence[tuple[Node, Note]]) -> dict[Node, Note]:
-    """Of a weight that several layers read, the note with the most products: their scale proves
-    fewer, too."""
-    found: dict[Node, Note] = {}
-    for node, note in notes:
-        old = found[node].scheme if node in found else None
-        if old is None or note.scheme is None or (note.scheme.products or 0) > (old.products or 0):
-            found[node] = note
-    return found
+    def of(self, graph: Graph, ctx: Context) -> Choices:
+        """The same choices in a graph whose layers in float32 were given up: where a unit has
+        changed with them, the rule's."""
+        known = {_names(u): o for u, o in zip(self.units, self.options, strict=True)}
+        units = units_of(graph, ctx)
+        return Choices(units, [known.get(_names(unit), unit.rule) for unit in units])
 
 
-def with_codes(graph: Graph, ctx: Context, solve: bool) -> Graph:
-    """The graph, PLANNED, in which tensors that layers alone read have fewer codes, rows scales of
-    their own, and weights the number of products that their scale is to prove, where the recipe has
-    decibels for it.
+def _names(unit: Unit) -> tuple[str, ...]:
+    return (*(n.name for n in unit.members), "", *(layer.node.name for layer in unit.layers))
 
-    Each layer may lose the recipe's `sums_loss`. With `solve`, layers whose products were measured
-    with all sums are then chosen once more, together: what makes least noise at the outputs and
-    takes no longer. The noise is estimated from gradients, of the sample that calibration kept.
+
+def choices_of(graph: Graph, ctx: Context, solve: bool) -> Choices:
+    """What is chosen for a graph, PLANNED.
+
+    Each layer may lose the recipe's `sums_loss`: that is the rule. With `solve`, a layer for which
+    float32 is faster computes in it; where all sums of layers were measured and the recipe has
+    decibels, what makes least noise at the outputs is chosen of all that takes no longer; a recipe
+    with `max_drop` gets the fastest of what makes no more noise than that.
     """
-    if not ctx.recipe.sums_loss or ctx.target is None:
-        return graph
-    units = units_of(graph, ctx)
-    chosen = [unit.rule for unit in units]
-    if solve and ctx.sample is not None:
-        times = [times_of(unit, ctx) for unit in units]
-        if any(times):
-            chosen = solved(units, times, sensitivities(graph, [ctx.sample]))
-    pairs = zip(units, chosen, strict=True)
-    return graph.noted(joined([note for unit, option in pairs for note in unit.notes(option)]))
-
-
-def codes_of(scheme: Scheme, share: float) -> Scheme:
-    """The scheme with that share of its codes, its parameters yet to be chosen."""
-    qmax = round(share * scheme.qmax)
-    return replace(scheme, qmin=-qmax if scheme.symmetric else scheme.qmin, qmax=qmax, params=None)
-
-
-def units_of(graph: Graph, ctx: Context) -> list[Unit]:
-    """Every set of tensors with one scale that a layer with constant weights reads as codes."""
-    spans, users = intervals(graph), graph.users()
-    found = []
-    for members in shared_scales(graph, spans):
-        scheme = members[0].note.scheme
-        assert scheme is not None
-        full = with_params(scheme, members, spans, ctx.recipe)
-        alone = layers_of(members, graph, users)
-        readers = alone or _readers(members, users)
-        if not readers:
-            continue
-        unit = Unit(tuple(members), full, _layers(readers, full), bool(alone))
-        if per_row(members, full, alone, ctx):
-            unit = replace(unit, scheme=ROWS, layers=_layers(readers, ROWS))
-            found.append(ruled(unit, lambda fewer: fewer, ctx))
-        else:
-            ranged = partial(with_params, members=members, spans=spans, recipe=ctx.recipe)
-            found.append(ruled(unit, ranged, ctx))
-    for node, readers in readers_of_rows(graph).items():
-        assert node.note.scheme is not None
-        unit = Unit((node,), node.note.scheme, _layers(readers, node.note.scheme), True)
-        found.append(ruled(unit, lambda fewer: fewer, ctx))
-    return found
-
-
-def _layers(readers: Sequence[Node], scheme: Scheme) -> tuple[Layer, ...]:
-    return tuple(Layer.of(reader, scheme) for reader in readers)
-
-
-def _readers(members: Sequence[Node], users: Mapping[Node, Sequence[Node]]) -> list[Node]:
-    return [
-        u for node in members for u in users[node]
-        if u.note.precision is DType.INT8 and isinstance(u.op, Conv2d | Linear)
-    ]  # fmt: skip
-
-
-def ruled(unit: Unit, ranged: Callable[[Scheme], Scheme], ctx: Context) -> Unit:
-    """The unit with what the recipe's loss alone decides. ranged: a scheme with its parameters."""
-    share = share_of_codes(unit.layers, unit.scheme, ctx) if unit.free else 1.0
-    fewer = unit.layers
-    if share < 1:
-        scheme = ranged(codes_of(unit.scheme, share))
-        fewer = tuple(Layer.of(layer.node, scheme) for layer in unit.layers)
-    pairs = zip(unit.layers, fewer, strict=True)
-    return replace(unit, rule=Option(share, tuple(_cheap(*pair, ctx) for pair in pairs)))
-
-
-def _available(layer: Layer, ctx: Context) -> list[Sums]:
-    """The sums for all codes, the fastest first."""
-    x = layer.x
-    assert x is not None
-    fast, exact = choices(x.qmin, x.qmax, [layer], ctx)
-    return [*fast, exact]
-
-
-def _cheap(layer: Layer, fewer: Layer, ctx: Context) -> Sums:
-    """The fastest sums of the layer that cost no more than the recipe allows where it reads the
-    codes that `fewer` does."""
-    *fast, exact = _available(fewer, ctx)
-    cheap = (s for s in fast if fewer.loss(fewer.least(s)) <= ctx.recipe.sums_loss)
-    wanted = next(cheap, exact)
-    return next((s for s in _available(layer, ctx) if products(s) == products(wanted)), wanted)
-
-
-Times = Mapping[Sums, float]
-"""Microseconds of a layer with each of its sums, the fastest first."""
-
-
-def times_of(unit: Unit, ctx: Context) -> list[Times]:
-    """By layer; none where they were not all measured, or there is nothing to choose."""
-    found: list[Times] = []
-    for layer in unit.layers:
-        available = _available(layer, ctx)
-        assert ctx.target is not None
-        times = ctx.target.microseconds(layer.node, available, unit.scheme.dtype)
-        if times is None:
-            return []
-        found.append(dict(zip(available, times, strict=True)))
-    return found if any(len(times) > 1 for times in found) else []
-
-
-def solved(
-    units: Sequence[Unit], times: Sequence[Sequence[Times]], sensitivity: Sensitivity
-) -> list[Option]:
-    """The options of least noise that take no longer than those of the rule; those themselves where
-    there are no times."""
-    options = []
-    for unit, known in zip(units, times, strict=True):
-        prices = Prices.of(unit, known, sensitivity)
-        options.append([prices.rule, *prices.options()] if known else [unit.rule])
-    costs = [[(o.time, o.noise) for o in row] for row in options]
-    picks = least_noise(costs, [0] * len(units))
-    return [row[k] for row, k in zip(options, picks, strict=True)]
+    units = units_of(graph, ctx) if ctx.target is not None and not ctx.recipe.group else []
+    rule = Choices(units, [unit.rule for unit in units])
+    if not solve or not units:
+        return rule
+    search = Search.of(graph, units, ctx)
+    if all(len(row) == 1 for row in search.offers):
+        return rule
+    drop = ctx.recipe.max_drop
+    picks = search.as_fast() if drop is None else search.as_exact(drop)
+    chosen = search.options(picks)
+    spent, noise = search.problem.point(picks).time, search.simulated(picks)
+    return Choices(units, chosen, dict(_reasons(search.prices, chosen)), spent, noise)
 
 
 @dataclass(frozen=True)
-class Prices:
-    """What the options of a unit cost. values: the noise that all its codes make at the outputs.
-    weights: by layer, float64 [O]: the noise that each channel of weights makes there."""
+class Search:
+    """The offers of each unit and what they add up to.
 
-    unit: Unit
-    values: float
-    weights: tuple[Tensor, ...]
-    times: Sequence[Times]
+    simulation: None where noise does not matter; it is
+    estimated from gradients while it is searched, of the sample that calibration kept, and
+    simulated for what is found: errors that are not small do not just add up.
+    """
+
+    graph: Graph
+    ctx: Context
+    prices: Sequence[Prices]
+    offers: Sequence[Sequence[Offer]]
+    problem: Problem
+    reads: Reads
+    simulation: Simulation | None
 
     @staticmethod
-    def of(unit: Unit, times: Sequence[Times], sensitivity: Sensitivity) -> Prices:
-        inside = set(unit.members)
-        values = sum(
-            sensitivity.values.get(node, 0.0) * variance(node, unit.scheme)
-            for node in unit.members
-            if not (passes_on(node) and inside.intersection(node.inputs))
-        )
-        weights = tuple(weight_noise(layer, sensitivity) for layer in unit.layers)
-        return Prices(unit, values, weights, times)
+    def of(graph: Graph, units: Sequence[Unit], ctx: Context) -> Search:
+        sample = ctx.sample if ctx.recipe.sums_loss else None
+        reads = Reads.of(graph)
+        gains = NONE
+        if sample is not None:
+            gains = reads.sensitivity(sensitivities(reads.graph, [sample]))
+        prices = [Prices.of(unit, gains, ctx) for unit in units]
+        deep, limited = sample is not None, ctx.recipe.max_drop is not None
+        offers = [p.all() if deep and (p.measured or limited) else p.plain() for p in prices]
+        problem = problem_of(graph, units, offers, ctx)
+        simulation = None if sample is None else Simulation(reads.graph, sample)
+        return Search(graph, ctx, prices, offers, problem, reads, simulation)
 
     @property
-    def rule(self) -> Option:
-        """The rule's option, with its costs."""
-        rule = self.unit.rule
-        return self._priced(rule.sums, rule.share, self._time(rule.sums))
+    def units(self) -> list[Unit]:
+        return [p.unit for p in self.prices]
 
-    def options(self) -> list[Option]:
-        """Of each number of products the share of the codes with the least noise."""
-        found: dict[float, Option] = {}
-        rows = [list(times) for times in self.times]
-        for k in range(max(map(len, rows))):
-            sums = tuple(row[min(k, len(row) - 1)] for row in rows)
-            time = self._time(sums)
-            shares = SHARES if self.unit.free else (1.0,)
-            best = min((self._priced(sums, s, time) for s in shares), key=lambda o: o.noise)
-            if time not in found or best.noise < found[time].noise:
-                found[time] = best
-        return list(found.values())
+    def options(self, picks: Sequence[int]) -> list[Option]:
+        return [row[k].option for row, k in zip(self.offers, picks, strict=True)]
 
-    def _time(self, sums: Sequence[Sums]) -> float:
-        return sum(times[s] for times, s in zip(self.times, sums, strict=True))
+    def simulated(self, picks: Sequence[int]) -> float | None:
+        """The noise at the outputs."""
+        return self._simulated(self.options(picks))
 
-    def _priced(self, sums: tuple[Sums, ...], share: float, time: float) -> Option:
-        noise = self.values / share**2
-        for layer, at_base, s in zip(self.unit.layers, self.weights, sums, strict=True):
-            growth = (layer.least(s) * (share / layer.base)).clamp(min=1).square()
-            noise += float((at_base * growth).sum())
-        return Option(share, sums, time, noise)
+    def _simulated(self, options: Sequence[Option]) -> float | None:
+        if self.simulation is None:
+            return None
+        return self.simulation.noise(self.reads.errors(errors_of(self.units, options)))
+
+    def as_fast(self) -> tuple[int, ...]:
+        """The fastest of the rule and float32; of all that takes no longer, that of least noise."""
+        plain = [p.plain() for p in self.prices]
+        best = fastest(problem_of(self.graph, self.units, plain, self.ctx))
+        assert best is not None
+        if self.simulation is None:
+            return best.picks  # they are offered first
+        found = most_exact(self.problem, best.time)
+        assert found is not None
+        return found.picks
+
+    def as_exact(self, drop: float) -> tuple[int, ...]:
+        """The fastest of what makes no more noise than all codes with the safest sums do, and so
+        many decibels: as it is simulated, of TRIES limits of what is estimated."""
+        safe = [p.unit.safe for p in self.prices]
+        allowed = self._simulated(safe)
+        estimated = sum(p.offer(p.unit.safe).noise for p in self.prices)
+        if allowed is None:
+            return self.as_fast()
+        allowed *= 10 ** (drop / 10)
+        limit, within, beyond = estimated * 10 ** (drop / 10), 0.0, math.inf
+        best: tuple[int, ...] | None = None
+        for _ in range(TRIES):
+            point = fastest(self.problem, limit)
+            if point is None:
+                break
+            noise = self.simulated(point.picks)
+            assert noise is not None
+            if noise <= allowed:
+                best, within = point.picks, limit
+                step = allowed / noise if noise > 0 else 1.0
+            else:
+                beyond = limit
+                step = allowed / noise
+            if within and beyond < math.inf:
+                step = math.sqrt(within * beyond) / limit
+            if abs(math.log(step)) < CLOSE:
+                if best is not None:
+                    break
+                step = 1 - CLOSE
+            limit *= step
+        if best is None and drop < 0:  # nothing may be within it
+            found = most_exact(self.problem)
+            best = None if found is None else found.picks
+        return best if best is not None else self._picks(safe)
+
+    def _picks(self, options: Sequence[Option]) -> tuple[int, ...]:
+        """Where these are among the offers; the first of each unit that has no choice."""
+        offered = [[offer.option for offer in row] for row in self.offers]
+        return tuple(
+            row.index(option) if option in row else 0
+            for row, option in zip(offered, options, strict=True)
+        )
 
 
-def variance(node: Node, scheme: Scheme) -> float:
-    """Of the error that rounding the tensor to all codes of the scheme makes."""
-    if scheme.params is not None:
-        return scheme.params.scale[0] ** 2 / 12
-    stats = node.note.stats
-    power = stats.variance + stats.mean**2 if stats is not None and stats.count else 0.0
-    return Operand.of(node, scheme).noise * power
+def problem_of(
+    graph: Graph, units: Sequence[Unit], offers: Sequence[Sequence[Offer]], ctx: Context
+) -> Problem:
+    """Times and noise of the offers, and of conversions where neighbours compute differently."""
+    once, edges = conversions(graph, units, offers, ctx)
+    regions = [
+        tuple(Choice(_whole(o.time + extra[o.option.floats]), o.noise) for o in row)
+        for row, extra in zip(offers, once, strict=True)
+    ]
+    return Problem(tuple(regions), tuple(edges))
 
 
-def weight_noise(layer: Layer, sensitivity: Sensitivity) -> Tensor:
-    """float64 [O]: noise at the outputs that rounding each channel of weights makes, at the scales
-    that no proof constrains."""
-    import torch
+def conversions(
+    graph: Graph, units: Sequence[Unit], offers: Sequence[Sequence[Offer]], ctx: Context
+) -> tuple[list[tuple[float, float]], list[Edge]]:
+    """(microseconds of each unit in integers and in float32, from what is never a choice; times
+    between units). What several nodes make, each has its part in."""
+    assert ctx.target is not None
+    owner = {layer.node: k for k, unit in enumerate(units) for layer in unit.layers}
+    once, edges = [], []
+    for k, unit in enumerate(units):
+        total = [0.0, 0.0]
+        for node in made(unit):
+            makers = list(dict.fromkeys(_makers(node, owner)))
+            each = 1 / max(len(makers), 1)
+            to_codes, to_float = (
+                each * ctx.target.quantizing(node), each * ctx.target.dequantizing(node)
+            )  # fmt: skip
+            for maker in makers:
+                if maker is IN_FLOAT:
+                    total[0] += to_codes
+                elif maker is IN_CODES:
+                    total[1] += to_float
+                elif maker != k:
+                    table = _table(offers[maker], offers[k], _whole(to_codes), _whole(to_float))
+                    edges.append(Edge(maker, k, table))
+        once.append((total[0], total[1]))
+    return once, [edge for edge in edges if any(map(any, edge.times))]
 
-    gain = sensitivity.weights.get(layer.node)
-    if gain is None:
-        return torch.zeros(len(layer.weight), dtype=torch.float64)
-    power = layer.weight.double().square().sum() / layer.weight[0].numel()
-    return gain * layer.rounding * power
+
+IN_FLOAT, IN_CODES = -1, -2
+"""What is computed in float32, or in integers, whatever is chosen."""
+
+
+def _makers(node: Node, owner: Mapping[Node, int]) -> Iterator[int]:
+    """The units whose layers a tensor is computed from, through what has no weights."""
+    seen, stack = set(), [node]
+    while stack:
+        node = stack.pop()
+        if node in seen or isinstance(node.op, Const):
+            continue
+        seen.add(node)
+        if node in owner:
+            yield owner[node]
+        elif node.note.precision is not DType.INT8 or not node.inputs:
+            yield IN_FLOAT
+        elif isinstance(node.op, Conv2d | Linear | Matmul):
+            yield IN_CODES
+        else:
+            stack += reversed(node.inputs)
+
+
+def _table(
+    first: Sequence[Offer], second: Sequence[Offer], to_codes: int, to_float: int
+) -> tuple[tuple[int, ...], ...]:
+    times = {(False, False): 0, (True, True): 0, (True, False): to_codes, (False, True): to_float}
+    return tuple(
+        tuple(times[a.option.floats, b.option.floats] for b in second) for a in first
+    )  # fmt: skip
+
+
+def _whole(us: float) -> int:
+    return round(us * NANOSECONDS)
+
+
+def _reasons(prices: Sequence[Prices], chosen: Sequence[Option]) -> Iterator[tuple[Node, str]]:
+    """Why layers compute in float32, with the times of both."""
+    for p, option in zip(prices, chosen, strict=True):
+        if not option.floats:
+            continue
+        for layer, times, sums in zip(p.unit.layers, p.times, p.unit.rule.sums, strict=True):
+            how = "measured" if p.measured else "estimated"
+            spent = f"{times[None]:.3g} us in float32, {times[sums]:.3g} in integers"
+            faster = times[None] < times[sums]
+            why = "faster in float32" if faster else "its codes cost more accuracy than they save"
+            yield layer.node, f"{why} ({how}: {spent})"

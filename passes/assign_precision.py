@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level, Node
@@ -25,7 +27,7 @@ from qcompiler.pipeline import Pass, declare
 from qcompiler.recipe import Activations, Recipe
 from qcompiler.types import DType, Scheme
 
-from .assign_codes import with_codes
+from .assign_codes import choices_of
 from .schemes import ACTIVATION, NARROW, ROWS, WEIGHT
 
 SUMS = (Conv2d, Linear, Matmul, Add, Mul, AvgPool2d)  # their integer form ends in int32
@@ -59,10 +61,11 @@ def operands(node: Node) -> list[Node]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The graph's users, the context, and why nodes stay float so far."""
+    """The graph's users, the context, why layers are to be float, and nodes stay so so far."""
 
     users: dict[Node, list[Node]]
     ctx: Context
+    floats: Mapping[Node, str]
     reasons: dict[Node, str]
 
     def integer(self, node: Node) -> bool:
@@ -92,6 +95,8 @@ def unfit(node: Node, plan: Plan) -> str | None:
         return f"recipe {recipe.name} keeps everything in float"
     if any(goes_by(node, path) for path in recipe.keep_float):
         return "kept in float by the recipe"
+    if node in plan.floats:
+        return plan.floats[node]
     if recipe.activations is Activations.FLOAT:
         return f"recipe {recipe.name} keeps activations in float"
     if isinstance(node.op.quant, Float):
@@ -168,10 +173,13 @@ def stranded(node: Node, plan: Plan) -> str | None:
     return None
 
 
-def plan_of(graph: Graph, ctx: Context) -> Plan:
-    """Start with every node that has an integer form; drop the stranded ones until none is."""
+def plan_of(graph: Graph, ctx: Context, floats: Mapping[Node, str] = MappingProxyType({})) -> Plan:
+    """Start with every node that has an integer form; drop the stranded ones until none is.
+
+    floats: layers that are to be float all the same, and why.
+    """
     users = graph.users()
-    plan = Plan(users, ctx, {})
+    plan = Plan(users, ctx, floats, {})
     for node in users:
         reason = unfit(node, plan) if node.inputs else "an input"
         if reason is not None:
@@ -215,23 +223,34 @@ class AssignPrecision(Pass):
     lies between them is integer where an integer op reads it and integer ops feed it. Where the
     recipe has decibels for it, fewer codes and more products a sum follow, see assign_codes.
 
-    solve: whether these are chosen for all layers together where their times are known.
+    solve: whether these are chosen for all layers together, and float32 where it is faster, by
+    the times that are known of them.
     """
 
     solve: bool = True
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         require_known(graph, ctx.recipe)
-        plan = plan_of(graph, ctx)
-        new: dict[Node, Node] = {}
-        for node in plan.users:
-            inputs = [new[i] for i in node.inputs]
-            integer = plan.integer(node) and isinstance(node.op, Conv2d | Linear)
-            if integer or weight_only(node, ctx.recipe):
-                inputs[1] = inputs[1].with_note(scheme=_weight_scheme(ctx.recipe))
-            new[node] = planned(node.with_inputs(inputs), node, plan)
-        made = graph.rebuilt(new, recipe=ctx.recipe.name)
-        return with_codes(made, ctx, self.solve)
+        made, new = noted(graph, plan_of(graph, ctx))
+        choices = choices_of(made, ctx, self.solve)
+        if choices.floats:
+            old = {node: source for source, node in new.items()}
+            floats = {old[node]: reason for node, reason in choices.floats.items()}
+            made, _ = noted(graph, plan_of(graph, ctx, floats))
+            choices = choices.of(made, ctx)
+        return choices.applied(made, ctx)
+
+
+def noted(graph: Graph, plan: Plan) -> tuple[Graph, dict[Node, Node]]:
+    """The graph with the plan in its notes, and what became of each node."""
+    new: dict[Node, Node] = {}
+    for node in plan.users:
+        inputs = [new[i] for i in node.inputs]
+        integer = plan.integer(node) and isinstance(node.op, Conv2d | Linear)
+        if integer or weight_only(node, plan.ctx.recipe):
+            inputs[1] = inputs[1].with_note(scheme=_weight_scheme(plan.ctx.recipe))
+        new[node] = planned(node.with_inputs(inputs), node, plan)
+    return graph.rebuilt(new, recipe=plan.ctx.recipe.name), new
 
 
 def planned(node: Node, source: Node, plan: Plan) -> Node:

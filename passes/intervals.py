@@ -52,8 +52,5 @@ def _promised(node: Node, operands: list[Range]) -> Range:
 
 
 def _of_const(op: Const) -> Range:
-    value = op.value.detach()
-    if not value.is_floating_point() or not value.numel():
-        return UNKNOWN
-    finite = value[value.isfinite()]
-    return (float(finite.min()), float(finite.max())) if finite.numel() else UNKNOWN
+    floats = op.value.is_floating_point() and op.value.numel()
+    return op.finite_range or UNKNOWN if floats else UNKNOWN

@@ -39,8 +39,10 @@ def run(
     state: Sequence[torch.Tensor] | None = None,
     see: Callable[[Node, Any], None] | None = None,
     keep: Mapping[Node, torch.Tensor] | None = None,
+    change: Callable[[Node, Any], Any] | None = None,
 ) -> list[Any]:
-    """The values of `graph.results`. `keep` overrides the values of some nodes (taps)."""
+    """The values of `graph.results`. `keep` overrides the values of some nodes (taps); `change`
+    gives the value to go on with for that of every other node."""
     env = bind_inputs(graph, inputs, state)
     symbols = bind_symbols(graph, env)
     order = graph.nodes()
@@ -50,6 +52,8 @@ def run(
             env[node] = keep[node]
         elif not isinstance(node.op, Input):
             env[node] = _eval(node, env, symbols)
+        if change is not None and (keep is None or node not in keep):
+            env[node] = change(node, env[node])
         if see is not None:
             see(node, env[node])
         for dead in last.get(position, ()):

@@ -42,7 +42,9 @@ class Recipe:
     that must stay float with all below them; a layer that others were folded into answers to the
     names of all of them. sums_loss: decibels that a layer may lose to more products in a 16-bit
     sum, on targets that have such sums; above 0 activations that layers alone read may get fewer
-    codes for it, and with static activations rows a scale of their own.
+    codes for it, and with static activations rows a scale of their own. max_drop: what is fastest
+    is chosen of all that is estimated to lose no more decibels at the outputs than codes of all 8
+    bits with the safest sums do, and as many more; None: `sums_loss` alone decides.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Recipe:
     sums_loss: float = 0.0
     weight_bits: int = 8
     group: int = 0
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         keep = self.keep_float
@@ -60,6 +63,9 @@ class Recipe:
         _expect("percentile", self.percentile, "a number in (50, 100]", _in_range(self.percentile))
         loss = self.sums_loss
         _expect("sums_loss", loss, "decibels from 0 to 100", _is_number(loss) and 0 <= loss <= 100)
+        drop = self.max_drop
+        fits = drop is None or (_is_number(drop) and -100 <= drop <= 100)
+        _expect("max_drop", drop, "decibels from -100 to 100", fits)
         named = isinstance(keep, list | tuple) and all(isinstance(k, str) and k for k in keep)
         _expect("keep_float", keep, "a list of names", named)
         _expect("weight_bits", self.weight_bits, "8 or 4", self.weight_bits in (8, 4))
@@ -72,6 +78,7 @@ class Recipe:
             "percentile": float(self.percentile),
             "keep_float": tuple(keep),
             "sums_loss": float(loss),
+            "max_drop": None if drop is None else float(drop),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -80,7 +87,8 @@ class Recipe:
         _expect("activations", self.activations.value, "float or dynamic with 4-bit weights", fits)
 
     def to_toml(self) -> str:
-        rows = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self).items()}
+        given = {k: v for k, v in asdict(self).items() if v is not None}
+        rows = {k: v.value if isinstance(v, Enum) else v for k, v in given.items()}
         return "".join(f"{k} = {_toml(v)}\n" for k, v in rows.items())
 
     @staticmethod
@@ -154,12 +162,13 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("float32", Activations.NONE),
     Recipe("int8", Activations.STATIC),
     Recipe("int8-fast", Activations.STATIC, sums_loss=SUMS_LOSS),
+    Recipe("auto", Activations.STATIC, sums_loss=SUMS_LOSS, max_drop=0.0),
     Recipe("int8-dynamic", Activations.DYNAMIC, sums_loss=SUMS_LOSS),
     Recipe("w8a16", Activations.FLOAT),
     Recipe("w4a16", Activations.FLOAT, weight_bits=4, group=32),
     Recipe("w4a8", Activations.DYNAMIC, weight_bits=4, group=32),
 )
-PLANNED = ("float16", "bfloat16", "auto")
+PLANNED = ("float16", "bfloat16")
 
 
 def recipe_of(recipe: str | Recipe) -> Recipe:

@@ -40,6 +40,10 @@ class Sensitivity:
     weights: Mapping[Node, torch.Tensor]
 
 
+NONE = Sensitivity({}, {})
+"""Where errors do not matter."""
+
+
 @dataclass
 class _Sums:
     """Squared gradients while they are added up."""

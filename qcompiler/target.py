@@ -25,6 +25,14 @@ class Sums:
     high: int
 
 
+@dataclass(frozen=True)
+class Times:
+    """Microseconds of each of several choices, all measured or all estimated."""
+
+    us: tuple[float, ...]
+    measured: bool
+
+
 class Target(Protocol):
     """Facts about a machine that passes may use; passes never name one."""
 
@@ -41,10 +49,16 @@ class Target(Protocol):
         """The instructions for activation codes in [low, high] and int8 weights, fastest first."""
 
     def microseconds(
-        self, node: Node, choices: Sequence[Sums], codes: DType
-    ) -> Sequence[float] | None:
+        self, node: Node, choices: Sequence[Sums | None], codes: DType
+    ) -> Times | None:
         """How long a layer that reads codes of that type takes on one core, where its weights are
-        proven for each of these sums; None: they were not all measured."""
+        proven for each of these sums, or (None) in float32. None: nothing is known of one."""
+
+    def quantizing(self, node: Node) -> float:
+        """Microseconds of making codes of the node's value in a kernel of its own."""
+
+    def dequantizing(self, node: Node) -> float:
+        """Microseconds of making float32 of the codes of the node's value."""
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""

@@ -39,6 +39,7 @@ from qcompiler.ops import (
     Unpack,
 )  # fmt: skip
 from qcompiler.target import Sums
+from qcompiler.target import Times as LayerTimes
 from qcompiler.types import DType, Sym, TensorType, Type
 
 from . import costs, database
@@ -180,19 +181,29 @@ class Target:
         return tuple(Sums(d.sums, low + m, high + m) for d, m in added if m is not None)
 
     def tile(self, product: str) -> tuple[int, int] | None:
-        """The rows and vectors of the fastest tile measured for a product; None: none was."""
-        return database.fastest(self.times[product]) if product in self.times else None
+        """The rows and vectors of the fastest tile measured for a product; None: none was, or its
+        template has none."""
+        row = self.times.get(product)
+        return database.fastest(row) if row and database.WHOLE not in row else None
 
     def least(self, product: str) -> float | None:
-        """Microseconds of that tile; None: none was measured."""
-        tile = self.tile(product)
-        return self.times[product]["x".join(map(str, tile))] if tile else None
+        """Microseconds of that tile, or without tiles; None: it was not measured."""
+        row = self.times.get(product)
+        return row["x".join(map(str, database.fastest(row)))] if row else None
 
     def microseconds(
-        self, node: Node, choices: Sequence[Sums], codes: DType
-    ) -> list[float] | None:
-        """How long a layer takes with each of these sums; None: not all were measured."""
-        return costs.microseconds(node, choices, codes, self)
+        self, node: Node, choices: Sequence[Sums | None], codes: DType
+    ) -> LayerTimes | None:
+        """How long a layer takes with each of these sums, or in float32; None: nothing is known."""
+        return costs.microseconds(node, choices, codes, self) if self.device == "cpu" else None
+
+    def quantizing(self, node: Node) -> float:
+        """Microseconds of making codes of the node's value in a kernel of its own."""
+        return costs.conversion(node, database.QUANTIZE, self)
+
+    def dequantizing(self, node: Node) -> float:
+        """Microseconds of making float32 of the codes of the node's value."""
+        return costs.conversion(node, database.DEQUANTIZE, self)
 
     def packing(self, node: Node) -> Packing | None:
         """How the kernel that takes this matmul or convolution reads its weights."""

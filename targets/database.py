@@ -23,6 +23,11 @@ SHIPPED = Path(__file__).parent / "tuned.json"
 MARGIN = 0.98
 """Part of the estimated tile's time that another one must stay below: measurements differ by 1 to
 2 % from run to run."""
+WHOLE = "0x0"
+"""Stands for the only form of a product whose template has no tiles."""
+QUANTIZE, DEQUANTIZE = "quantize", "dequantize"
+"""Names of the conversions of CONVERTED elements from float32 to codes and back."""
+CONVERTED = 1 << 16
 LARGEST = 64
 """Rows or vectors of a tile: more than any machine has registers for."""
 
@@ -40,10 +45,10 @@ def fastest(times: Mapping[str, float]) -> tuple[int, int]:
 
 
 def digest(times: Times) -> str | None:
-    """SHA-256 of what graphs depend on, the tiles; None where nothing was measured."""
+    """SHA-256 of the times: graphs depend on all of them; None where nothing was measured."""
     if not times:
         return None
-    rows = sorted((product, fastest(row)) for product, row in times.items())
+    rows = sorted((product, list(row.items())) for product, row in times.items())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -109,9 +114,9 @@ def _tiles(value: Any, where: str) -> dict[str, float]:
 
 def _is_tile(text: str) -> bool:
     parts = text.split("x")
-    return len(parts) == 2 and all(
+    return text == WHOLE or (len(parts) == 2 and all(
         p.isdecimal() and len(p) <= 2 and 1 <= int(p) <= LARGEST for p in parts
-    )
+    ))
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

@@ -50,8 +50,14 @@ class ToyTarget:
     def sums(self, low: int, high: int) -> tuple[Sums, ...]:
         return (Sums(SumRule(2), low, high),)
 
-    def microseconds(self, node: Node, choices: Sequence[Sums], codes: DType) -> None:
+    def microseconds(self, node: Node, choices: Sequence[Sums | None], codes: DType) -> None:
         return None
+
+    def quantizing(self, node: Node) -> float:
+        return 0.0
+
+    def dequantizing(self, node: Node) -> float:
+        return 0.0
 
     def packing(self, node: Node) -> Packing | None:
         return Packing(16, 4)

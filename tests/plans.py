@@ -38,8 +38,14 @@ class Toy:
     def sums(self, low: int, high: int) -> tuple[Sums, ...]:
         return (Sums(self.rule, low, high),) if low >= 0 else ()
 
-    def microseconds(self, node: Node, choices: Sequence[Sums], codes: DType) -> None:
+    def microseconds(self, node: Node, choices: Sequence[Sums | None], codes: DType) -> None:
         return None
+
+    def quantizing(self, node: Node) -> float:
+        return 0.0
+
+    def dequantizing(self, node: Node) -> float:
+        return 0.0
 
     def packing(self, node: Node) -> Packing | None:
         return Packing(1, 4)

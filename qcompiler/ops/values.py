@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,18 @@ class Const(Op):
             return 0, 0
         low, high = self.value.aminmax()
         return int(low), int(high)
+
+    @cached_property
+    def finite_range(self) -> tuple[float, float] | None:
+        """The least and the largest finite float it holds; None where there is none."""
+        import torch
+
+        value = self.value.detach()
+        low, high = map(float, value.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            value = value[torch.isfinite(value)]
+            low, high = map(float, value.aminmax()) if value.numel() else (math.inf, math.inf)
+        return (low, high) if low < math.inf else None
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Const) and self.quant_params == other.quant_params

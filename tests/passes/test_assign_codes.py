@@ -12,29 +12,42 @@ import qcompiler as qc
 from qcompiler import passes
 from qcompiler.context import Context
 from qcompiler.graph import Graph
-from qcompiler.ops import Const, IntConv2d, IntLinear
+from qcompiler.ops import Const, Conv2d, IntConv2d, IntLinear
 from qcompiler.passes import AssignPrecision
-from qcompiler.passes.assign_codes import solved, times_of, units_of
+from qcompiler.passes.assign_codes import choices_of
+from qcompiler.passes.prices import times_of
+from qcompiler.passes.units import units_of
 from qcompiler.pipeline import Pipeline
 from qcompiler.recipe import Recipe, recipe_of
 from qcompiler.report import sqnr_of_outputs
-from qcompiler.sensitivity import sensitivities
 from qcompiler.targets import Target, get
 from qcompiler.targets.kernels.anchors import product_of
 from qcompiler.targets.kernels.weights import chosen, code_range
 
 FAST = recipe_of("int8-fast")
-SPEED = {"maddubs8": 0.95, "maddubs4": 1.0, "maddubs2": 1.1, "maddubs1": 1.4, "maddwd": 1.8}
+SPEED = {
+    "maddubs8": 0.95, "maddubs4": 1.0, "maddubs2": 1.1, "maddubs1": 1.4, "maddwd": 1.8, "fma": 9.0,
+}  # fmt: skip
+CHEAP = " -> 16"  # the channels of a layer that is faster in float32 where one is to be
 
 
 class Measured(Mapping[str, Mapping[str, float]]):
-    """Times of every integer product there is, by its instruction alone."""
+    """Times of every product there is, by its instruction; of some they are less in float32."""
+
+    def __init__(self, cheap: str = "nothing") -> None:
+        self.cheap = cheap
 
     def __getitem__(self, product: str) -> Mapping[str, float]:
-        return {"2x2": 10.0 * SPEED[product.split(" by ")[1].split(" ")[0]]}
+        if " by " not in product:
+            return {"0x0": 0.1}
+        speed = SPEED[product.split(" by ")[1].split(" ")[0]]
+        return {"2x2": 0.5 if self.cheap in product and "fma" in product else 10.0 * speed}
+
+    def get(self, product: str, default: object = None) -> Mapping[str, float]:
+        return self[product]
 
     def __contains__(self, product: object) -> bool:
-        return " by fma" not in str(product)
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
@@ -118,11 +131,9 @@ def test_the_same_time_is_spent_where_less_noise_comes_of_it() -> None:
 def test_the_noise_that_is_predicted_is_the_noise_that_is_measured() -> None:
     graph, data = traced()
     plan = planned(graph, data, replace(FAST, sums_loss=0.0))
-    ctx = Context(TIMED, FAST, data, sample=(data[0],))
-    units = units_of(plan, ctx)
-    times = [times_of(unit, ctx) for unit in units]
-    options = solved(units, times, sensitivities(plan, [(x,) for x in data]))
-    predicted = -10 * math.log10(sum(option.noise for option in options))
+    chosen = choices_of(plan, Context(TIMED, FAST, data, sample=(data[0],)), True)
+    assert chosen.noise is not None
+    predicted = -10 * math.log10(chosen.noise)
     made = quantized(graph, data, TIMED, True)
     measured = min(sqnr_of_outputs(graph, made, [(x,) for x in data]).values())
     assert predicted == pytest.approx(measured, abs=3.0)
@@ -207,3 +218,60 @@ def test_times_are_asked_by_the_names_that_tune_gives_them() -> None:
     made = [product_of(node, V3) for node in fused.nodes()]
     names = {product.name for product in made if product is not None}
     assert len(names) >= 3 and names <= asked
+
+
+def reasons(graph: Graph, data: list[torch.Tensor], recipe: Recipe, target: Target) -> list[str]:
+    """Why layers with weights compute in float32."""
+    ctx = Context(target, recipe, data, sample=(data[0],))
+    plan = Pipeline(passes.QUANTIZE[:AFTER])(graph, ctx)
+    return [n.note.reason for n in plan.nodes() if isinstance(n.op, Conv2d) and n.note.reason]
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8-fast", "auto"])
+def test_a_layer_that_is_faster_in_float32_stays_so_and_says_why(recipe: str) -> None:
+    graph, data = traced()
+    target = replace(V3, times=Measured(CHEAP))
+    (reason,) = reasons(graph, data, recipe_of(recipe), target)
+    assert "faster in float32 (measured: 0.5 us in float32, " in reason and "in integers" in reason
+    assert reasons(graph, data, recipe_of(recipe), TIMED) == []
+    made = qc.quantize(graph, data, target, recipe)
+    model = qc.build(made, target)
+    assert torch.allclose(model(data[0]), qc.interpret(made, data[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_conversions_are_counted() -> None:
+    graph, data = traced()
+    slow = {"quantize": {"0x0": 1e6}, "dequantize": {"0x0": 1e6}}
+
+    class Dear(Measured):
+        def __getitem__(self, product: str) -> Mapping[str, float]:
+            return slow.get(product) or super().__getitem__(product)
+
+    target = replace(V3, times=Dear("32 -> 32"))  # layers between others that stay integers
+    found = [reasons(graph, data, recipe_of("int8"), t) for t in (TIMED, target)]
+    # Either all layers are float32 or none: codes and values never meet.
+    assert [len(names) for names in found] in ([0, 0], [0, 7])
+
+
+def test_estimates_alone_do_not_make_a_layer_float() -> None:
+    graph, data = traced()
+    assert reasons(graph, data, recipe_of("int8"), V3) == []
+
+
+def test_auto_is_faster_than_int8_at_no_more_noise() -> None:
+    graph, data = traced()
+    samples = [(x,) for x in data]
+    made = {r: qc.quantize(graph, data, TIMED, r) for r in ("int8", "auto")}
+    spent = {r: sum(SPEED[name] for name in sums(g)) for r, g in made.items()}
+    noise = {r: min(sqnr_of_outputs(graph, g, samples).values()) for r, g in made.items()}
+    assert spent["auto"] < spent["int8"] - 0.05
+    assert noise["auto"] > noise["int8"] - 0.5
+
+
+def test_what_may_be_lost_buys_time() -> None:
+    graph, data = traced()
+    spent = []
+    for drop in (-2.0, 0.0, 2.0, 8.0):
+        recipe = replace(recipe_of("auto"), max_drop=drop)
+        spent.append(sum(SPEED.get(s, 9.0) for s in sums(qc.quantize(graph, data, TIMED, recipe))))
+    assert spent[1] > spent[2] > spent[3]

@@ -10,11 +10,14 @@ from torch import nn
 
 import qcompiler as qc
 from qcompiler.graph import Graph
+from qcompiler.ops import IntConv2d, IntLinear
 from qcompiler.runtime.bundle import LIBRARY
+from qcompiler.target import Sums
 from qcompiler.targets import database, get
 from qcompiler.targets.kernels.anchors import product_of
 from qcompiler.targets.kernels.plan import candidates
 from qcompiler.targets.tune import TuneError
+from qcompiler.types import DType
 
 V3 = get("x86-64-v3")
 BARE = replace(V3, times={})
@@ -60,13 +63,42 @@ def test_the_estimate_comes_first_and_no_tile_twice() -> None:
         assert len(set(tiles)) == len(tiles)
     graph, _ = small()
     tuned = qc.tune(graph, BARE)
-    names = [p for p, t in products(graph).items() if len(t) > 1]
-    assert list(tuned.times) == names
-    for name, times in tuned.times.items():
-        wanted = products(graph)[name][: len(times)]
-        assert list(times) == [f"{r}x{v}" for r, v in wanted] and len(times) > 1
+    assert products(graph).keys() < tuned.times.keys()
+    for name, tiles in products(graph).items():
+        times = tuned.times[name]
+        wanted = [f"{r}x{v}" for r, v in tiles[: len(times)]] or [database.WHOLE]
+        assert list(times) == wanted and len(times) == (2 if tiles else 1)
         assert all(us > 0 for us in times.values())
     assert BARE.times == {}
+
+
+def test_every_instruction_is_measured_and_float32_too() -> None:
+    graph, _ = small()
+    tuned = qc.tune(graph, BARE)
+    assert {database.QUANTIZE, database.DEQUANTIZE} < tuned.times.keys()
+    found: dict[str, set[str]] = {}
+    for name in tuned.times.keys() - {database.QUANTIZE, database.DEQUANTIZE}:
+        sizes, instruction = name.split(" by ")
+        found.setdefault(sizes, set()).add(instruction)
+    dots = {"maddubs1", "maddubs2", "maddubs4", "maddubs8", "maddwd"}
+    every = {"fma of float32", *(f"{dot} of uint8" for dot in dots)}
+    depthwise = {"fma of float32", "maddwd of uint8"}
+    assert len(found) == 5
+    assert all(f == (depthwise if "groups 72" in s else every) for s, f in found.items())
+    for node in graph.nodes():
+        if isinstance(node.op, IntConv2d | IntLinear):  # what a layer is looked up by
+            exact = Sums(None, 0, 255)
+            times = tuned.microseconds(node, [exact, None], DType.UINT8)
+            assert times is not None and times.measured
+            bare = BARE.microseconds(node, [exact, None], DType.UINT8)
+            assert bare is not None and not bare.measured and all(us > 0 for us in bare.us)
+
+
+def test_a_template_without_tiles_has_one_time() -> None:
+    times = {"p": {database.WHOLE: 3.0}, "q": {"2x2": 4.0}}
+    target = BARE.with_times(times)
+    assert target.tile("p") is None and target.least("p") == 3.0
+    assert target.tile("q") == (2, 2) and target.least("q") == 4.0
 
 
 def test_the_measured_tile_is_used_and_known_by_the_program() -> None:
@@ -87,7 +119,8 @@ def test_another_tile_must_be_clearly_faster() -> None:
     assert database.fastest({"8x1": 100.0, "2x2": 97.0, "1x4": 120.0}) == (2, 2)
     assert database.fastest({"8x1": 100.0, "2x2": 90.0, "1x4": 90.0}) == (1, 4)
     same = [{"p": {"8x1": 100.0, "2x2": us}} for us in (90.0, 95.0)]
-    assert database.digest(same[0]) == database.digest(same[1]) != database.digest({})
+    assert database.digest(same[0]) != database.digest(same[1])  # graphs depend on all times
+    assert database.digest(same[0]) == database.digest(dict(same[0])) != database.digest({})
 
 
 def test_files_are_merged_and_the_newest_times_count(tmp_path: Path) -> None:
@@ -157,7 +190,9 @@ def test_rows_and_masks_are_tuned(recipe: str) -> None:
     mask = torch.rand(32, 48) < 0.5
     graph = qc.quantize(qc.trace(net, (x, mask)), [(x, mask)], BARE, recipe)
     tuned = qc.tune(graph, BARE)
-    assert len(tuned.times) == (0 if recipe == "w4a8" else 2)
+    conversions, layers = 2, 0 if recipe == "w4a8" else 2
+    variants = {"float32": 1, "int8-dynamic": 6, "int8-fast": 6, "w4a8": 0}[recipe]
+    assert len(tuned.times) == conversions + layers * variants
     made = qc.build(graph, tuned)(x, mask)
     assert torch.allclose(made, qc.interpret(graph, x, mask), rtol=1e-4, atol=1e-3)
 
@@ -168,4 +203,4 @@ def test_what_is_shipped_fits_the_machines() -> None:
     for name, times in known.items():
         assert get(name).times == times
         for product, row in times.items():
-            assert "None" not in product and len(row) > 1
+            assert "None" not in product and (len(row) > 1 or database.WHOLE in row)

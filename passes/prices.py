@@ -1,0 +1,152 @@
+"""Prices: what the options of a unit cost, in time on the target and in noise at the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qcompiler import arith
+from qcompiler.context import Context
+from qcompiler.graph import Node
+from qcompiler.sensitivity import Sensitivity
+from qcompiler.simulate import Errors
+from qcompiler.target import Sums
+from qcompiler.types import Scheme
+
+from .code_counts import SHARES, passes_on
+from .units import Option, Unit, available
+from .weight_scales import Layer, Operand
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DOUBT = 0.8
+"""Of estimates, which are off by up to 30 %: a layer for which float32 is estimated to take more
+than that part of the time of integers computes in integers."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An option of a unit, in microseconds of its layers on one core, and its noise power at the
+    outputs, as a share of their signal power."""
+
+    option: Option
+    time: float
+    noise: float
+
+
+Spent = Mapping[Sums | None, float]
+"""Microseconds of a layer with each of its sums, the fastest first, and in float32 (None)."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What decides the costs of a unit's options. values: the noise that all its codes make at the
+    outputs. weights: by layer, float64 [O]: the noise that each channel of weights makes there.
+    times: by layer; none where nothing is known of one. measured: all of them were."""
+
+    unit: Unit
+    values: float
+    weights: tuple[Tensor, ...]
+    times: tuple[Spent, ...]
+    measured: bool
+
+    @staticmethod
+    def of(unit: Unit, sensitivity: Sensitivity, ctx: Context) -> Prices:
+        gains = sensitivity.values
+        values = sum(gains.get(node, 0.0) * variance(node, unit.scheme) for node in made(unit))
+        weights = tuple(weight_noise(layer, sensitivity) for layer in unit.layers)
+        times, measured = times_of(unit, ctx)
+        return Prices(unit, values, weights, times, measured)
+
+    def offer(self, option: Option) -> Offer:
+        noise = 0.0 if option.floats else self.values / option.share**2
+        for layer, at_base, s in zip(self.unit.layers, self.weights, option.sums, strict=True):
+            if s is not None and bool(at_base.any()):
+                growth = (layer.least(s) * (option.share / layer.base)).clamp(min=1).square()
+                noise += float((at_base * growth).sum())
+        pairs = zip(self.times, option.sums, strict=True) if self.times else ()
+        return Offer(option, sum(times[s] for times, s in pairs), noise)
+
+    def plain(self) -> list[Offer]:
+        """What the recipe's rule decides, and float32 where that may be faster."""
+        offers = [self.offer(self.unit.rule)]
+        if self.times:
+            plain = self.offer(self.unit.in_float)
+            if self.measured or plain.time < DOUBT * offers[0].time:
+                offers.append(plain)
+        return offers
+
+    def all(self) -> list[Offer]:
+        """The same, all codes with the safest sums, and of each number of products the share of
+        the codes with the least noise."""
+        offers = [*self.plain(), self.offer(self.unit.safe)]
+        rows = [[s for s in times if s is not None] for times in self.times]
+        for k in range(max(map(len, rows), default=0)):
+            sums = tuple(row[min(k, len(row) - 1)] for row in rows)
+            shares = SHARES if self.unit.free else (1.0,)
+            offers.append(min((self.offer(Option(s, sums)) for s in shares), key=lambda o: o.noise))
+        return offers
+
+
+def times_of(unit: Unit, ctx: Context) -> tuple[tuple[Spent, ...], bool]:
+    """(by layer, none where nothing is known of one; whether all were measured)."""
+    found: list[Spent] = []
+    measured = True
+    for layer in unit.layers:
+        choices = [*available(layer, ctx), None]
+        assert ctx.target is not None
+        times = ctx.target.microseconds(layer.node, choices, unit.scheme.dtype)
+        if times is None:
+            return (), False
+        found.append(dict(zip(choices, times.us, strict=True)))
+        measured = measured and times.measured
+    return tuple(found), measured
+
+
+def variance(node: Node, scheme: Scheme) -> float:
+    """Of the error that rounding the tensor to all codes of the scheme makes."""
+    if scheme.params is not None:
+        return scheme.params.scale[0] ** 2 / 12
+    stats = node.note.stats
+    power = stats.variance + stats.mean**2 if stats is not None and stats.count else 0.0
+    return Operand.of(node, scheme).noise * power
+
+
+def weight_noise(layer: Layer, sensitivity: Sensitivity) -> Tensor:
+    """float64 [O]: noise at the outputs that rounding each channel of weights makes, at the scales
+    that no proof constrains."""
+    import torch
+
+    gain = sensitivity.weights.get(layer.node)
+    if gain is None:
+        return torch.zeros(len(layer.weight), dtype=torch.float64)
+    power = layer.weight.double().square().sum() / layer.weight[0].numel()
+    return gain * layer.rounding * power
+
+
+def errors_of(units: Sequence[Unit], options: Sequence[Option]) -> Errors:
+    """What rounding to the codes of these options does to values and weights."""
+    variances: dict[Node, float] = {}
+    weights: dict[Node, Tensor] = {}
+    for unit, option in zip(units, options, strict=True):
+        if option.floats:
+            continue
+        for node in made(unit):
+            variances[node] = variance(node, unit.scheme) / option.share**2
+        for layer, sums in zip(unit.layers, option.sums, strict=True):
+            assert sums is not None
+            scales = (layer.least(sums) * option.share).clamp(min=layer.base.double()).float()
+            codes = arith.quantize_weight(layer.weight.flatten(1), scales, 0)
+            rounded = codes * scales[:, None]
+            weights[layer.node.inputs[1]] = rounded.reshape(layer.weight.shape)
+    return Errors(variances, weights)
+
+
+def made(unit: Unit) -> Iterator[Node]:
+    """The tensors that are not made of the codes of another one of the unit."""
+    inside = set(unit.members)
+    for node in unit.members:
+        if not (passes_on(node) and inside.intersection(node.inputs)):
+            yield node
