@@ -113,8 +113,9 @@ def build(graph: Graph, target: str | Target = "x86-64-v3") -> CompiledModel:
 def tune(
     graph: Graph, target: str | Target = "native", progress: Progress | None = None
 ) -> Target:
-    """The target, with times measured on this machine for the products of an INTEGER graph: what
-    is built for it then uses the fastest tiles. See targets.database for files of them.
+    """The target, with times measured on this machine for the products of an INTEGER graph, by
+    every instruction for them and in float32: what is quantized for it then chooses by them, and
+    what is built for it uses the fastest tiles. See targets.database for files of them.
 
     Raises TuneError where this machine cannot run the target's programs.
     """
@@ -186,7 +187,7 @@ def stages(
     tuned: bool = False,
 ) -> Stages:
     """What `compile` does, with the graphs on the way. progress: called (what, done, total).
-    tuned: measure first, see `tune`."""
+    tuned: measure first, see `tune`, and quantize by these times."""
     from qcompiler.frontend import trace
 
     if progress:
@@ -209,6 +210,8 @@ def stages_of(
         machine = tune(graph, machine, progress) if tuned else machine
         say("build", 0, 0)
         return Stages(None, graph, machine, build(graph, machine))
+    if tuned and calibration is not None and not isinstance(calibration, Sized):
+        calibration = list(calibration)  # it is read twice
     hashes: list[str] = []
 
     def listen(event: str, *details: Any) -> None:
@@ -217,7 +220,10 @@ def stages_of(
 
     say("quantize", 0, 0)
     quantized = _quantized(graph, calibration, machine, recipe, progress, (listen,))
-    machine = tune(quantized, machine, progress) if tuned else machine
+    if tuned:
+        machine = tune(quantized, machine, progress)
+        say("quantize", 0, 0)  # what is chosen depends on times
+        quantized = _quantized(graph, calibration, machine, recipe, progress)
     say("build", 0, 0)
     model = _built(quantized, machine, graph, next(iter(hashes), None))
     return Stages(graph, quantized, machine, model)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,12 @@ def new(times: Times, known: Times) -> Times:
 
 def shipped(target: str) -> Times:
     """What is known of a target without measuring."""
-    return read(SHIPPED).get(target, {})
+    return _shipped().get(target, {})
+
+
+@cache
+def _shipped() -> dict[str, Times]:
+    return read(SHIPPED)
 
 
 def _times(value: Any, where: str) -> Times:

@@ -23,8 +23,8 @@ MASKED = 16
 
 RECIPES: Mapping[Family, tuple[str, ...]] = MappingProxyType(
     {
-        Family.CONVOLUTION: ("float32", "int8", "int8-fast"),
-        Family.TRANSFORMER: ("float32", "int8", "int8-dynamic", "int8-fast"),
+        Family.CONVOLUTION: ("float32", "int8", "int8-fast", "auto"),
+        Family.TRANSFORMER: ("float32", "int8", "int8-dynamic", "int8-fast", "auto"),
         Family.PRODUCT: ("float32", "int8", "int8-dynamic", "int8-fast"),
         Family.WEIGHTS: (
             "float32", "int8", "int8-dynamic", "int8-fast", "w8a16", "w4a8", "w4a16",

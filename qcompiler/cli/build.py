@@ -26,7 +26,7 @@ TARGET = click.option(
 )  # fmt: skip
 RECIPE = click.option(
     "--recipe", default="int8", show_default=True, metavar="R",
-    help="float32, int8, int8-dynamic, or a .toml file.",
+    help="float32, int8, int8-fast, auto, int8-dynamic, w8a16, w4a16, w4a8, or a .toml file.",
 )  # fmt: skip
 DATA = click.option("--calibration", metavar="DATA", help=f"{DATA_HELP}.")
 
@@ -52,6 +52,23 @@ def given(option: str) -> bool:
     return source is not click.core.ParameterSource.DEFAULT
 
 
+def dropping(recipe: Any, max_drop: float | None) -> Any:
+    """The recipe with what it may lose. Raises click.UsageError where it chooses nothing."""
+    from dataclasses import replace
+
+    if max_drop is None:
+        return recipe
+    if not recipe.sums_loss:
+        raise click.UsageError(
+            f"--max-drop: recipe {recipe.name!r} has nothing to choose; use auto, int8-fast or "
+            "int8-dynamic"
+        )
+    try:
+        return replace(recipe, max_drop=max_drop)
+    except ValueError as e:
+        raise usage(e, "--max-drop") from None
+
+
 def needs_data(recipe: Any, calibration: str | None) -> None:
     """Raises click.UsageError when the recipe cannot do without calibration data."""
     from qcompiler.recipe import Activations
@@ -72,11 +89,14 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
 @click.option("--report", metavar="FILE", help="Also write an HTML report.")
 @click.option("--database", metavar="FILE", help="Times that --tune has measured, to be used.")
 @click.option("--tune", "tuned", is_flag=True,
-              help="Measure on this machine which tiles of each product are fastest; with "
-              "--database they are kept there.")  # fmt: skip
+              help="Measure on this machine how long each product takes by each instruction and "
+              "tile; with --database the times are kept there.")  # fmt: skip
+@click.option("--max-drop", type=float, metavar="DB",
+              help="Decibels at the outputs that may be lost for speed, against int8; of the "
+              "recipes that choose sums: auto, int8-fast, int8-dynamic.")  # fmt: skip
 def compile_(
     source: str, target: str, recipe: str, calibration: str | None, output: str,
-    report: str | None, database: str | None, tuned: bool,
+    report: str | None, database: str | None, tuned: bool, max_drop: float | None,
 ) -> None:  # fmt: skip
     """Compile a PyTorch model to a .qcm artifact.
 
@@ -85,6 +105,7 @@ def compile_(
     from qcompiler.graph import Level
 
     machine, wanted = chosen(target, recipe)
+    wanted = dropping(wanted, max_drop)
     graph = graph_of(source)
     if graph is None or graph.level is Level.FLOAT:
         needs_data(wanted, calibration)

@@ -22,3 +22,13 @@ def test_compile_tunes_and_uses_a_database(cli) -> None:
     bad = cli("compile", "shop:net", *options, "-o", "c.qcm")
     assert bad.code == 1 and "k.json: expected a kernel database" in bad.err
     assert not Path("c.qcm").exists()
+
+
+def test_auto_is_a_recipe_and_may_be_told_what_to_lose(cli) -> None:
+    data = ("--calibration", "shop:items")
+    made = cli("compile", "shop:net", "--recipe", "auto", *data, "--max-drop", "3", "-o", "a.qcm")
+    assert made.code == 0 and "auto for x86-64-v3" in made.out
+    lost = cli("compile", "shop:net", *data, "--max-drop", "3", "-o", "b.qcm")
+    assert lost.code == 2 and "recipe 'int8' has nothing to choose; use auto" in lost.err
+    bad = cli("compile", "shop:net", "--recipe", "auto", *data, "--max-drop", "nan", "-o", "b.qcm")
+    assert bad.code == 2 and "max_drop: expected decibels from -100 to 100" in bad.err
