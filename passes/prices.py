@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qcompiler import arith
@@ -79,9 +79,12 @@ class Prices:
         return offers
 
     def all(self) -> list[Offer]:
-        """The same, all codes with the safest sums, and of each number of products the share of
-        the codes with the least noise."""
+        """The same, float32 in any case, all codes with the safest sums, and of each number of
+        products the share of the codes with the least noise."""
         offers = [*self.plain(), self.offer(self.unit.safe)]
+        if self.times and not self.measured:
+            exact = self.offer(self.unit.in_float)
+            offers.append(replace(exact, time=exact.time / DOUBT))
         rows = [[s for s in times if s is not None] for times in self.times]
         for k in range(max(map(len, rows), default=0)):
             sums = tuple(row[min(k, len(row) - 1)] for row in rows)

@@ -14,6 +14,7 @@ from qcompiler.observers import observers_of
 from qcompiler.recipe import Activations, Recipe, recipe_of
 
 if TYPE_CHECKING:
+    from qcompiler.accept import Evaluate
     from qcompiler.runtime import CompiledModel
     from qcompiler.targets import Target
 
@@ -26,14 +27,38 @@ def quantize(
     target: str | Target = "x86-64-v3",
     recipe: str | Recipe = "int8",
     progress: Progress | None = None,
+    *,
+    max_drop: float | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Graph:
     """A FLOAT graph to an INTEGER graph for the target's proofs; any target can build it.
 
     calibration: iterable of tensor | tuple (positional) | dict (keyword), cut along axis 0 into
-    pieces of the traced batch size; required by recipes with static activations.
+    pieces of the traced batch size; required by recipes with static activations. max_drop: decibels
+    that may be lost at the outputs against int8, of recipes that choose sums. evaluate: a metric,
+    higher is better, called with a function of the model's inputs; then max_drop is in its units,
+    against the float model (0 unless given), and the fastest graph tried that holds it is returned.
     Raises ValueError (and subclasses) in one or two lines that name node, expected and got.
     """
-    return _quantized(graph, calibration, target, recipe, progress)
+    if max_drop is None and evaluate is None:
+        return _quantized(graph, calibration, target, recipe, progress)
+    wanted = recipe_of(recipe)
+    if not wanted.sums_loss:
+        raise ValueError(
+            f"quantize: max_drop and evaluate: recipe {wanted.name!r} has nothing to choose; use "
+            "'auto', 'int8-fast' or 'int8-dynamic'"
+        )
+    if evaluate is None:
+        less = replace(wanted, max_drop=max_drop)
+        return _quantized(graph, calibration, target, less, progress)
+    from qcompiler.accept import accepted
+
+    _at(graph, Level.FLOAT, "quantize", "give it what qc.trace returns")
+    items = list(calibration) if calibration is not None else None
+    return accepted(
+        graph, wanted, lambda r: _quantized(graph, items, target, r, progress), evaluate,
+        max_drop or 0.0,
+    )  # fmt: skip
 
 
 def _quantized(
