@@ -3,6 +3,7 @@ products of them 16 bits add up."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from qcompiler.ops import Const, Conv2d, Linear, Matmul
 from qcompiler.sensitivity import NONE, sensitivities
 from qcompiler.simulate import Simulation
 from qcompiler.solver import Choice, Edge, Problem, fastest, most_exact
+from qcompiler.tradeoff import FrontPoint
 from qcompiler.types import DType
 
 from .prices import Offer, Prices, errors_of, made
@@ -173,6 +175,23 @@ class Search:
             found = most_exact(self.problem)
             best = None if found is None else found.picks
         return best if best is not None else self._picks(safe)
+
+    def point(self, drop: float) -> FrontPoint:
+        """What the fastest choices cost that lose so many decibels more than all codes with the
+        safest sums."""
+        picks = self.as_exact(drop)
+        noise = self.simulated(picks)
+        sqnr = -10 * math.log10(noise) if noise else math.inf
+        pairs = zip(self.units, self.options(picks), strict=True)
+        floats = sum(len(unit.layers) for unit, option in pairs if option.floats)
+        return FrontPoint(drop, self.problem.point(picks).time / 1e6, sqnr, floats)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the choices depend on."""
+        offers = [[(o.time, o.noise) for o in row] for row in self.offers]
+        text = f"{self.graph}\n{self.ctx.recipe.to_toml()}\n{offers}\n{self.problem.edges}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _picks(self, options: Sequence[Option]) -> tuple[int, ...]:
         """Where these are among the offers; the first of each unit that has no choice."""

@@ -27,8 +27,9 @@ from qcompiler.pipeline import Pass, declare
 from qcompiler.recipe import Activations, Recipe
 from qcompiler.types import DType, Scheme
 
-from .assign_codes import choices_of
+from .assign_codes import Search, choices_of
 from .schemes import ACTIVATION, NARROW, ROWS, WEIGHT
+from .units import units_of
 
 SUMS = (Conv2d, Linear, Matmul, Add, Mul, AvgPool2d)  # their integer form ends in int32
 EPILOGUES = (Clamp, LeakyRelu, Prelu)  # applied to int32 sums while they are requantized
@@ -239,6 +240,12 @@ class AssignPrecision(Pass):
             made, _ = noted(graph, plan_of(graph, ctx, floats))
             choices = choices.of(made, ctx)
         return choices.applied(made, ctx)
+
+
+def search_of(graph: Graph, ctx: Context) -> Search:
+    """What there is to choose for a graph, CALIBRATED, and what it costs."""
+    made, _ = noted(graph, plan_of(graph, ctx))
+    return Search.of(made, units_of(made, ctx), ctx)
 
 
 def noted(graph: Graph, plan: Plan) -> tuple[Graph, dict[Node, Node]]:

@@ -16,6 +16,7 @@ _LAZY = {
     "trace": "qcompiler.frontend",
     "quantize": "qcompiler.api",
     "tune": "qcompiler.api",
+    "front": "qcompiler.api",
     "build": "qcompiler.api",
     "compile": "qcompiler.api",
     "load": "qcompiler.runtime",
@@ -64,6 +65,7 @@ __all__ = [
     "compile",
     "const",
     "constants_of",
+    "front",
     "graph_pass",
     "interpret",
     "load",
@@ -80,7 +82,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from qcompiler import targets
-    from qcompiler.api import build, compile, quantize, tune
+    from qcompiler.api import build, compile, front, quantize, tune
     from qcompiler.context import Context
     from qcompiler.errors import InputError
     from qcompiler.frontend import trace

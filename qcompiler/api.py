@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.config import Config, from_env
@@ -12,6 +13,7 @@ from qcompiler.context import Context, Event
 from qcompiler.graph import Graph, Level
 from qcompiler.observers import observers_of
 from qcompiler.recipe import Activations, Recipe, recipe_of
+from qcompiler.tradeoff import DROPS, FrontPoint, continued
 
 if TYPE_CHECKING:
     from qcompiler.accept import Evaluate
@@ -125,6 +127,34 @@ def _peek(data: Iterable[Any] | None, graph: Graph) -> tuple[Any, Iterable[Any] 
     except DataError:  # told by calibrate, which says what QC_REPRO asks for
         sample = None
     return sample, items if isinstance(items, Sized) else chain(first, rest)
+
+
+def front(
+    graph: Graph, calibration: Iterable[Any] | None = None, target: str | Target = "x86-64-v3",
+    recipe: str | Recipe = "auto", drops: Sequence[float] = DROPS, file: Path | str | None = None,
+    progress: Progress | None = None,
+) -> list[FrontPoint]:  # fmt: skip
+    """What accuracy costs: of each drop (decibels at the outputs against int8) the fastest choices
+    that lose no more, those that others are as good as left out, by time. graph: FLOAT.
+
+    Nothing is measured; `quantize` with that max_drop makes a point. file: JSON, written after each
+    point, so that an interrupted front goes on. Raises FrontError for a file that is something
+    else, ValueError.
+    """
+    from qcompiler import passes
+    from qcompiler import targets as machines
+    from qcompiler.passes.assign_precision import search_of
+    from qcompiler.pipeline import Pipeline
+
+    wanted = recipe_of(recipe)
+    if not wanted.sums_loss:
+        raise ValueError(f"front: recipe {wanted.name!r} has nothing to choose; use 'auto'")
+    _at(graph, Level.FLOAT, "front", "give it what qc.trace returns")
+    less = replace(wanted, max_drop=0.0)
+    ctx = context(graph, calibration, machines.get(target), less, progress)
+    before = passes.QUANTIZE[: passes.QUANTIZE.index(passes.by_name("assign-precision"))]
+    search = search_of(Pipeline(before)(graph, ctx), ctx)
+    return continued(search.point, search.digest, drops, file, ctx.progress)
 
 
 def build(graph: Graph, target: str | Target = "x86-64-v3") -> CompiledModel:

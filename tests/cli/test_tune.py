@@ -1,4 +1,4 @@
-"""compile --tune and --database."""
+"""compile --tune, --database and --max-drop; front."""
 
 from pathlib import Path
 
@@ -32,3 +32,13 @@ def test_auto_is_a_recipe_and_may_be_told_what_to_lose(cli) -> None:
     assert lost.code == 2 and "recipe 'int8' has nothing to choose; use auto" in lost.err
     bad = cli("compile", "shop:net", "--recipe", "auto", *data, "--max-drop", "nan", "-o", "b.qcm")
     assert bad.code == 2 and "max_drop: expected decibels from -100 to 100" in bad.err
+
+
+def test_the_front_is_shown_and_kept(cli) -> None:
+    done = cli("front", "shop:net", "--calibration", "shop:items", "-o", "front.json")
+    assert done.code == 0 and "--max-drop" in done.out and "SQNR dB" in done.out
+    assert '"points"' in Path("front.json").read_text()
+    lost = cli("front", "shop:net", "--calibration", "shop:items", "--recipe", "int8")
+    assert lost.code == 1 and "recipe 'int8' has nothing to choose" in lost.err
+    bare = cli("front", "shop:net")
+    assert bare.code == 2 and "needs --calibration" in bare.err

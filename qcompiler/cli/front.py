@@ -1,0 +1,72 @@
+"""front: what accuracy costs in time."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from qcompiler.cli.build import DATA, TARGET, chosen, needs_data
+from qcompiler.cli.progress import progress
+from qcompiler.cli.sources import SOURCE_HELP, data_of, graph_of, model_of, require_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qcompiler.tradeoff import FrontPoint
+
+
+@click.command(epilog=SOURCE_HELP)
+@click.argument("source")
+@TARGET
+@click.option("--recipe", default="auto", show_default=True, metavar="R",
+              help="auto, int8-fast, int8-dynamic, or a .toml file.")  # fmt: skip
+@DATA
+@click.option("--database", metavar="FILE", help="Times that --tune has measured, to be used.")
+@click.option("-o", "--output", metavar="FILE",
+              help="JSON, written point by point; an interrupted front goes on.")  # fmt: skip
+def front(
+    source: str, target: str, recipe: str, calibration: str | None, database: str | None,
+    output: str | None,
+) -> None:  # fmt: skip
+    """What accuracy costs: the fastest choices within several losses.
+
+    Each is made by `compile --max-drop`. Nothing is measured: time is by the database, noise is
+    simulated on a calibration sample.
+    """
+    machine, wanted = chosen(target, recipe)
+    needs_data(wanted, calibration)
+    require_writable(output)
+    from qcompiler.api import front as points_of
+    from qcompiler.frontend import trace
+    from qcompiler.targets import database as kernels
+
+    if database is not None:
+        machine = machine.with_times(kernels.read(database).get(machine.name, {}))
+    with progress(sys.stdout) as show:
+        show("load", 0, 0)
+        graph = graph_of(source)
+        if graph is None:
+            model = model_of(source)
+            graph = trace(model.module, model.inputs, **model.options)
+        points = points_of(graph, data_of(calibration), machine, wanted, file=output, progress=show)
+    _print(points)
+
+
+def _print(points: Sequence[FrontPoint]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    longest = max(point.ms for point in points)
+    table = Table("--max-drop", "ms", "", "SQNR dB", "layers in float32")
+    for p in points:
+        table.add_row(
+            f"{p.max_drop:g}", f"{p.ms:.3f}", "█" * round(BAR * p.ms / longest), f"{p.sqnr_db:.1f}",
+            str(p.floats),
+        )  # fmt: skip
+    Console().print(table)
+
+
+BAR = 24
+"""Characters of the longest time."""
