@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qcompiler.context import Context
@@ -17,7 +17,7 @@ from qcompiler.solver import Choice, Edge, Problem, fastest, most_exact
 from qcompiler.tradeoff import FrontPoint
 from qcompiler.types import DType
 
-from .prices import Offer, Prices, errors_of, made
+from .prices import Offer, Prices, errors_of, made, unrounded
 from .read_codes import Reads
 from .units import Option, Unit, joined, units_of
 
@@ -87,7 +87,7 @@ def choices_of(graph: Graph, ctx: Context, solve: bool) -> Choices:
 class Search:
     """The offers of each unit and what they add up to.
 
-    simulation: None where noise does not matter; it is
+    finer: what is not rounded to codes. simulation: None where noise does not matter; it is
     estimated from gradients while it is searched, of the sample that calibration kept, and
     simulated for what is found: errors that are not small do not just add up.
     """
@@ -97,6 +97,7 @@ class Search:
     prices: Sequence[Prices]
     offers: Sequence[Sequence[Offer]]
     problem: Problem
+    finer: Collection[Node]
     reads: Reads
     simulation: Simulation | None
 
@@ -107,12 +108,13 @@ class Search:
         gains = NONE
         if sample is not None:
             gains = reads.sensitivity(sensitivities(reads.graph, [sample]))
-        prices = [Prices.of(unit, gains, ctx) for unit in units]
+        finer = unrounded(graph)
+        prices = [Prices.of(unit, gains, finer, ctx) for unit in units]
         deep, limited = sample is not None, ctx.recipe.max_drop is not None
         offers = [p.all() if deep and (p.measured or limited) else p.plain() for p in prices]
         problem = problem_of(graph, units, offers, ctx)
         simulation = None if sample is None else Simulation(reads.graph, sample)
-        return Search(graph, ctx, prices, offers, problem, reads, simulation)
+        return Search(graph, ctx, prices, offers, problem, finer, reads, simulation)
 
     @property
     def units(self) -> list[Unit]:
@@ -128,7 +130,7 @@ class Search:
     def _simulated(self, options: Sequence[Option]) -> float | None:
         if self.simulation is None:
             return None
-        return self.simulation.noise(self.reads.errors(errors_of(self.units, options)))
+        return self.simulation.noise(self.reads.errors(errors_of(self.units, options, self.finer)))
 
     def as_fast(self) -> tuple[int, ...]:
         """The fastest of the rule and float32; of all that takes no longer, that of least noise."""

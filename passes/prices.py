@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qcompiler import arith
 from qcompiler.context import Context
-from qcompiler.graph import Node
+from qcompiler.graph import Graph, Node
+from qcompiler.ops import Add, Conv2d, Linear, Matmul
 from qcompiler.sensitivity import Sensitivity
 from qcompiler.simulate import Errors
 from qcompiler.target import Sums
-from qcompiler.types import Scheme
+from qcompiler.types import DType, Scheme
 
 from .code_counts import SHARES, passes_on
 from .units import Option, Unit, available
@@ -53,9 +54,11 @@ class Prices:
     measured: bool
 
     @staticmethod
-    def of(unit: Unit, sensitivity: Sensitivity, ctx: Context) -> Prices:
-        gains = sensitivity.values
-        values = sum(gains.get(node, 0.0) * variance(node, unit.scheme) for node in made(unit))
+    def of(
+        unit: Unit, sensitivity: Sensitivity, unrounded: Collection[Node], ctx: Context
+    ) -> Prices:  # fmt: skip
+        gains, rounded = sensitivity.values, (n for n in made(unit) if n not in unrounded)
+        values = sum(gains.get(node, 0.0) * variance(node, unit.scheme) for node in rounded)
         weights = tuple(weight_noise(layer, sensitivity) for layer in unit.layers)
         times, measured = times_of(unit, ctx)
         return Prices(unit, values, weights, times, measured)
@@ -129,14 +132,32 @@ def weight_noise(layer: Layer, sensitivity: Sensitivity) -> Tensor:
     return gain * layer.rounding * power
 
 
-def errors_of(units: Sequence[Unit], options: Sequence[Option]) -> Errors:
+def unrounded(graph: Graph) -> set[Node]:
+    """The layers whose sums an addition takes as they are, nearly: with 8 bits more than codes have
+    (see integerize). Of two it is the second."""
+    users, results, found = graph.users(), set(graph.results), set()
+    for node in users:
+        if not (isinstance(node.op, Add) and node.note.precision is DType.INT8):
+            continue
+        for operand in reversed(node.inputs):
+            layer = isinstance(operand.op, Conv2d | Linear | Matmul)
+            alone = len(users[operand]) == 1 and operand not in results
+            if layer and alone and operand.note.precision is DType.INT8:
+                found.add(operand)
+                break
+    return found
+
+
+def errors_of(
+    units: Sequence[Unit], options: Sequence[Option], unrounded: Collection[Node]
+) -> Errors:
     """What rounding to the codes of these options does to values and weights."""
     variances: dict[Node, float] = {}
     weights: dict[Node, Tensor] = {}
     for unit, option in zip(units, options, strict=True):
         if option.floats:
             continue
-        for node in made(unit):
+        for node in (n for n in made(unit) if n not in unrounded):
             variances[node] = variance(node, unit.scheme) / option.share**2
         for layer, sums in zip(unit.layers, option.sums, strict=True):
             assert sums is not None
