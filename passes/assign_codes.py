@@ -137,7 +137,7 @@ class Search:
         plain = [p.plain() for p in self.prices]
         best = fastest(problem_of(self.graph, self.units, plain, self.ctx))
         assert best is not None
-        if self.simulation is None:
+        if not any(offer.noise for row in self.offers for offer in row):
             return best.picks  # they are offered first
         found = most_exact(self.problem, best.time)
         assert found is not None
@@ -151,6 +151,8 @@ class Search:
         estimated = sum(p.offer(p.unit.safe).noise for p in self.prices)
         if allowed is None:
             return self.as_fast()
+        if not allowed:  # no output tells: class numbers, say
+            return self._picks(safe)
         allowed *= 10 ** (drop / 10)
         limit, within, beyond = estimated * 10 ** (drop / 10), 0.0, math.inf
         best: tuple[int, ...] | None = None

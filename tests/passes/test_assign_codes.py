@@ -275,3 +275,25 @@ def test_what_may_be_lost_buys_time() -> None:
         recipe = replace(recipe_of("auto"), max_drop=drop)
         spent.append(sum(SPEED.get(s, 9.0) for s in sums(qc.quantize(graph, data, TIMED, recipe))))
     assert spent[1] > spent[2] > spent[3]
+
+
+class Labels(nn.Module):
+    """Class numbers, from which no noise can be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x).mean((2, 3)).argmax(1)
+
+
+def test_where_outputs_tell_nothing_nothing_is_lost_for_speed() -> None:
+    torch.manual_seed(1)
+    data = [torch.randn(1, 8, 12, 12) for _ in range(4)]
+    graph = qc.trace(Labels().eval(), (data[0],))
+    assert sums(qc.quantize(graph, data, TIMED, "auto")) == sums(
+        qc.quantize(graph, data, TIMED, "int8")
+    )
+    rule, best = (quantized(graph, data, TIMED, solve) for solve in (False, True))
+    assert sums(rule) == sums(best)
