@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,10 @@ from .kernels.launch import Launch, Miss
 
 if TYPE_CHECKING:
     import torch
+
+
+_one_builder = threading.Lock()
+"""relax.BlockBuilder keeps all builders, of whatever thread, on one stack."""
 
 
 class LowerError(ValueError):
@@ -49,7 +54,8 @@ def lower(graph: Graph, target: Target) -> Lowered:
         raise LowerError(f"the graph was fused for {graph.target!r}, not for {target.name!r}")
     nodes = graph.nodes()
     launches = _launches(nodes, target)
-    made = _Module(graph, launches, target).built(nodes)
+    with _one_builder:
+        made = _Module(graph, launches, target).built(nodes)
     return replace(made, instructions={n.name: str(a.dot) for n, a in launches.items() if a.dot})
 
 

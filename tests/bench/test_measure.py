@@ -86,7 +86,8 @@ def test_every_program_has_times_or_a_reason(found) -> None:
     rows = {r.program: r for r in found.rows}
     assert list(rows) == [
         "float32 (PyTorch)", "float32 (x86-64-v3)", "int8 (x86-64-v3)", "int8-fast (x86-64-v3)",
-        "right (torch)", "refused (torch)", "broken (torch)", "misshapen (torch)",
+        "auto (x86-64-v3)", "right (torch)", "refused (torch)", "broken (torch)",
+        "misshapen (torch)",
     ]  # fmt: skip
     assert all((r.times is None) == bool(r.failure) for r in rows.values())
     assert rows["refused (torch)"].failure == "no C++ compiler; install one"
@@ -109,7 +110,7 @@ def test_recipes_that_are_asked_for_must_work(task, monkeypatch) -> None:
         measured(task, plan, silent)
     listed = measured(task, replace(plan, recipes=None), silent)
     failures = [r.failure for r in listed.rows if r.ours]
-    assert failures == ["node %x: expected something else"] * 3
+    assert failures == ["node %x: expected something else"] * 4
 
 
 def test_results_of_unjudged_data_are_not_judged(task) -> None:
