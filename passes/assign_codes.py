@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Node
@@ -22,6 +23,7 @@ from .read_codes import Reads
 from .units import Option, Unit, joined, units_of
 
 TRIES = 6
+"""Limits of the estimate whose best choices are simulated: each costs a solution and a run."""
 CLOSE = 0.02
 """Natural logarithm of noise, 0.1 dB: limits are not told apart any closer."""
 NANOSECONDS = 1000.0
@@ -30,17 +32,11 @@ NANOSECONDS = 1000.0
 
 @dataclass(frozen=True)
 class Choices:
-    """The units of a graph, the option of each, and why layers are to compute in float32.
-
-    nanoseconds: of the layers and conversions on one core; None where the solver was not asked.
-    noise: power at the outputs as a share of the signal's, simulated; None where it was not.
-    """
+    """The units of a graph, the option of each, and why layers are to compute in float32."""
 
     units: Sequence[Unit]
     options: Sequence[Option]
     floats: Mapping[Node, str] = field(default_factory=dict)
-    nanoseconds: int | None = None
-    noise: float | None = None
 
     def applied(self, graph: Graph, ctx: Context) -> Graph:
         """The graph with codes and products as chosen; the recipe's default needs no note."""
@@ -79,17 +75,16 @@ def choices_of(graph: Graph, ctx: Context, solve: bool) -> Choices:
     drop = ctx.recipe.max_drop
     picks = search.as_fast() if drop is None else search.as_exact(drop)
     chosen = search.options(picks)
-    spent, noise = search.problem.point(picks).time, search.simulated(picks)
-    return Choices(units, chosen, dict(_reasons(search.prices, chosen)), spent, noise)
+    return Choices(units, chosen, dict(_reasons(search.prices, chosen)))
 
 
 @dataclass(frozen=True)
 class Search:
     """The offers of each unit and what they add up to.
 
-    finer: what is not rounded to codes. simulation: None where noise does not matter; it is
-    estimated from gradients while it is searched, of the sample that calibration kept, and
-    simulated for what is found: errors that are not small do not just add up.
+    finer: what is not rounded to codes. Noise, where it matters, is estimated from gradients while
+    it is searched, of the sample that calibration kept, and simulated for what is found: errors
+    that are not small do not just add up.
     """
 
     graph: Graph
@@ -99,7 +94,6 @@ class Search:
     problem: Problem
     finer: Collection[Node]
     reads: Reads
-    simulation: Simulation | None
 
     @staticmethod
     def of(graph: Graph, units: Sequence[Unit], ctx: Context) -> Search:
@@ -113,8 +107,13 @@ class Search:
         deep, limited = sample is not None, ctx.recipe.max_drop is not None
         offers = [p.all() if deep and (p.measured or limited) else p.plain() for p in prices]
         problem = problem_of(graph, units, offers, ctx)
-        simulation = None if sample is None else Simulation(reads.graph, sample)
-        return Search(graph, ctx, prices, offers, problem, finer, reads, simulation)
+        return Search(graph, ctx, prices, offers, problem, finer, reads)
+
+    @cached_property
+    def simulation(self) -> Simulation | None:
+        """None where noise does not matter."""
+        sample = self.ctx.sample if self.ctx.recipe.sums_loss else None
+        return None if sample is None else Simulation(self.reads.graph, sample)
 
     @property
     def units(self) -> list[Unit]:

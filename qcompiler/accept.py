@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.graph import Graph
@@ -34,10 +33,11 @@ def accepted(
 
     quantized: makes one, of a recipe with another `max_drop`. Raises AccuracyError.
     """
+    recipe.dropping(0.0)  # before the metric, which may take long
     wanted = _metric(evaluate, graph, "the float model")
     tried: dict[str, float] = {}
     for drop in DROPS:
-        made = quantized(replace(recipe, max_drop=drop))
+        made = quantized(recipe.dropping(drop))
         text = str(made)
         if text in tried:
             continue

@@ -44,22 +44,17 @@ def quantize(
     """
     if max_drop is None and evaluate is None:
         return _quantized(graph, calibration, target, recipe, progress)
+    allowed = max_drop or 0.0
     wanted = recipe_of(recipe)
-    if not wanted.sums_loss:
-        raise ValueError(
-            f"quantize: max_drop and evaluate: recipe {wanted.name!r} has nothing to choose; use "
-            "'auto', 'int8-fast' or 'int8-dynamic'"
-        )
     if evaluate is None:
-        less = replace(wanted, max_drop=max_drop)
+        less = wanted.dropping(allowed)
         return _quantized(graph, calibration, target, less, progress)
     from qcompiler.accept import accepted
 
     _at(graph, Level.FLOAT, "quantize", "give it what qc.trace returns")
     items = list(calibration) if calibration is not None else None
     return accepted(
-        graph, wanted, lambda r: _quantized(graph, items, target, r, progress), evaluate,
-        max_drop or 0.0,
+        graph, wanted, lambda r: _quantized(graph, items, target, r, progress), evaluate, allowed
     )  # fmt: skip
 
 
@@ -146,11 +141,8 @@ def front(
     from qcompiler.passes.assign_precision import search_of
     from qcompiler.pipeline import Pipeline
 
-    wanted = recipe_of(recipe)
-    if not wanted.sums_loss:
-        raise ValueError(f"front: recipe {wanted.name!r} has nothing to choose; use 'auto'")
+    less = recipe_of(recipe).dropping(0.0)
     _at(graph, Level.FLOAT, "front", "give it what qc.trace returns")
-    less = replace(wanted, max_drop=0.0)
     ctx = context(graph, calibration, machines.get(target), less, progress)
     before = passes.QUANTIZE[: passes.QUANTIZE.index(passes.by_name("assign-precision"))]
     search = search_of(Pipeline(before)(graph, ctx), ctx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 
@@ -85,6 +85,14 @@ class Recipe:
         narrow = self.weight_bits == 4
         fits = not narrow or self.activations in (Activations.FLOAT, Activations.DYNAMIC)
         _expect("activations", self.activations.value, "float or dynamic with 4-bit weights", fits)
+
+    def dropping(self, decibels: float) -> Recipe:
+        """The same that may lose so much. Raises ValueError where it has nothing to choose."""
+        if not self.sums_loss:
+            raise ValueError(
+                f"recipe {self.name!r} has nothing to choose; use auto, int8-fast or int8-dynamic"
+            )
+        return replace(self, max_drop=decibels)
 
     def to_toml(self) -> str:
         given = {k: v for k, v in asdict(self).items() if v is not None}

@@ -53,20 +53,18 @@ def given(option: str) -> bool:
 
 
 def dropping(recipe: Any, max_drop: float | None) -> Any:
-    """The recipe with what it may lose. Raises click.UsageError where it chooses nothing."""
-    from dataclasses import replace
-
-    if max_drop is None:
-        return recipe
-    if not recipe.sums_loss:
-        raise click.UsageError(
-            f"--max-drop: recipe {recipe.name!r} has nothing to choose; use auto, int8-fast or "
-            "int8-dynamic"
-        )
+    """The recipe with what it may lose. Raises click.BadParameter where it chooses nothing."""
     try:
-        return replace(recipe, max_drop=max_drop)
+        return recipe if max_drop is None else recipe.dropping(max_drop)
     except ValueError as e:
         raise usage(e, "--max-drop") from None
+
+
+def timed(machine: Any, database: str) -> Any:
+    """The target with the times of a file. Raises OSError, DatabaseError."""
+    from qcompiler.targets import database as kernels
+
+    return machine.with_times(kernels.read(database).get(machine.name, {}))
 
 
 def needs_data(recipe: Any, calibration: str | None) -> None:
@@ -119,7 +117,7 @@ def compile_(
     from qcompiler.targets import database as kernels
 
     if database is not None and (Path(database).exists() or not tuned):
-        machine = machine.with_times(kernels.read(database).get(machine.name, {}))
+        machine = timed(machine, database)
 
     with progress(sys.stdout) as show:
         show("load", 0, 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qcompiler.cli.build import DATA, TARGET, chosen, needs_data
+from qcompiler.cli.build import DATA, TARGET, chosen, needs_data, timed
 from qcompiler.cli.progress import progress
 from qcompiler.cli.sources import SOURCE_HELP, data_of, graph_of, model_of, require_writable
 
@@ -40,10 +40,9 @@ def front(
     require_writable(output)
     from qcompiler.api import front as points_of
     from qcompiler.frontend import trace
-    from qcompiler.targets import database as kernels
 
     if database is not None:
-        machine = machine.with_times(kernels.read(database).get(machine.name, {}))
+        machine = timed(machine, database)
     with progress(sys.stdout) as show:
         show("load", 0, 0)
         graph = graph_of(source)

@@ -14,7 +14,7 @@ from qcompiler.context import Context
 from qcompiler.graph import Graph
 from qcompiler.ops import Const, Conv2d, IntConv2d, IntLinear
 from qcompiler.passes import AssignPrecision
-from qcompiler.passes.assign_codes import choices_of
+from qcompiler.passes.assign_codes import Search
 from qcompiler.passes.prices import times_of
 from qcompiler.passes.units import units_of
 from qcompiler.pipeline import Pipeline
@@ -131,9 +131,11 @@ def test_the_same_time_is_spent_where_less_noise_comes_of_it() -> None:
 def test_the_noise_that_is_predicted_is_the_noise_that_is_measured() -> None:
     graph, data = traced()
     plan = planned(graph, data, replace(FAST, sums_loss=0.0))
-    chosen = choices_of(plan, Context(TIMED, FAST, data, sample=(data[0],)), True)
-    assert chosen.noise is not None
-    predicted = -10 * math.log10(chosen.noise)
+    ctx = Context(TIMED, FAST, data, sample=(data[0],))
+    search = Search.of(plan, units_of(plan, ctx), ctx)
+    noise = search.simulated(search.as_fast())
+    assert noise is not None
+    predicted = -10 * math.log10(noise)
     made = quantized(graph, data, TIMED, True)
     measured = min(sqnr_of_outputs(graph, made, [(x,) for x in data]).values())
     assert predicted == pytest.approx(measured, abs=3.0)
