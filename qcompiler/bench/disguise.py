@@ -42,8 +42,8 @@ def hidden(wanted: Collection[str]) -> frozenset[str]:
 def run(command: Sequence[str], wanted: Collection[str]) -> int:
     """The command's exit status, run where of the features in BITS it sees the wanted only.
 
-    Raises MachineError where this machine lacks one of the wanted, a C compiler, or CPUID that
-    Linux can make fault (Intel since Ivy Bridge, AMD since Zen 4, where the hypervisor allows it).
+    Raises MachineError where this machine lacks one of the wanted or a C compiler, or lets no
+    program change its own code.
     """
     missing = sorted(set(wanted) - features())
     if missing:
@@ -60,12 +60,12 @@ def run(command: Sequence[str], wanted: Collection[str]) -> int:
         unwanted = hidden(wanted)
         told.write_text(without(CPUINFO.read_text(), unwanted))
         worn = {"QC_CPUID_HIDE": words(unwanted), "QC_CPUINFO": str(told)}
-        worn["LD_PRELOAD"] = str(library)
+        worn["LD_AUDIT"] = worn["LD_PRELOAD"] = str(library)
         status = subprocess.call(command, env=environment(worn))
         if status == UNUSABLE:
             raise MachineError(
-                "this machine's CPUID cannot be made to fault (no cpuid_fault in /proc/cpuinfo): "
-                "its features cannot be hidden"
+                "this system lets no program change its own code (SELinux execmod?): "
+                "the CPU's features cannot be hidden"
             )
         return status
 
