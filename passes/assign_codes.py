@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,13 +13,13 @@ from qcompiler.context import Context
 from qcompiler.graph import Graph, Node
 from qcompiler.ops import Const, Conv2d, Linear, Matmul
 from qcompiler.sensitivity import NONE, sensitivities
-from qcompiler.simulate import Simulation
 from qcompiler.solver import Choice, Edge, Problem, fastest, most_exact
 from qcompiler.tradeoff import FrontPoint
 from qcompiler.types import DType
 
-from .prices import Offer, Prices, errors_of, made, unrounded
+from .prices import Offer, Prices, made, prices_of
 from .read_codes import Reads
+from .simulated import Simulation
 from .units import Option, Unit, joined, units_of
 
 TRIES = 6
@@ -82,9 +82,8 @@ def choices_of(graph: Graph, ctx: Context, solve: bool) -> Choices:
 class Search:
     """The offers of each unit and what they add up to.
 
-    finer: what is not rounded to codes. Noise, where it matters, is estimated from gradients while
-    it is searched, of the sample that calibration kept, and simulated for what is found: errors
-    that are not small do not just add up.
+    Noise, where it matters, is estimated from gradients while it is searched, of the sample that
+    calibration kept, and simulated for what is found: errors that are not small do not just add up.
     """
 
     graph: Graph
@@ -92,28 +91,24 @@ class Search:
     prices: Sequence[Prices]
     offers: Sequence[Sequence[Offer]]
     problem: Problem
-    finer: Collection[Node]
-    reads: Reads
 
     @staticmethod
     def of(graph: Graph, units: Sequence[Unit], ctx: Context) -> Search:
         sample = ctx.sample if ctx.recipe.sums_loss else None
-        reads = Reads.of(graph)
         gains = NONE
         if sample is not None:
-            gains = reads.sensitivity(sensitivities(reads.graph, [sample]))
-        finer = unrounded(graph)
-        prices = [Prices.of(unit, gains, finer, ctx) for unit in units]
+            reads = Reads.of(graph)
+            gains = reads.sensitivity(sensitivities(reads.graph, sample))
+        prices = prices_of(graph, units, gains, ctx)
         deep, limited = sample is not None, ctx.recipe.max_drop is not None
         offers = [p.all() if deep and (p.measured or limited) else p.plain() for p in prices]
         problem = problem_of(graph, units, offers, ctx)
-        return Search(graph, ctx, prices, offers, problem, finer, reads)
+        return Search(graph, ctx, prices, offers, problem)
 
     @cached_property
     def simulation(self) -> Simulation | None:
         """None where noise does not matter."""
-        sample = self.ctx.sample if self.ctx.recipe.sums_loss else None
-        return None if sample is None else Simulation(self.reads.graph, sample)
+        return Simulation.of(self.graph, self.ctx) if self.ctx.recipe.sums_loss else None
 
     @property
     def units(self) -> list[Unit]:
@@ -127,9 +122,7 @@ class Search:
         return self._simulated(self.options(picks))
 
     def _simulated(self, options: Sequence[Option]) -> float | None:
-        if self.simulation is None:
-            return None
-        return self.simulation.noise(self.reads.errors(errors_of(self.units, options, self.finer)))
+        return None if self.simulation is None else self.simulation.noise(self.units, options)
 
     def as_fast(self) -> tuple[int, ...]:
         """The fastest of the rule and float32; of all that takes no longer, that of least noise."""

@@ -6,12 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qcompiler import arith
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Node
 from qcompiler.ops import Add, Conv2d, Linear, Matmul
 from qcompiler.sensitivity import Sensitivity
-from qcompiler.simulate import Errors
 from qcompiler.target import Sums
 from qcompiler.types import DType, Scheme
 
@@ -45,26 +43,28 @@ Spent = Mapping[Sums | None, float]
 class Prices:
     """What decides the costs of a unit's options. values: the noise that all its codes make at the
     outputs. weights: by layer, float64 [O]: the noise that each channel of weights makes there.
-    times: by layer; none where nothing is known of one. measured: all of them were."""
+    times: by layer; none where nothing is known of one. measured: all of them were. on_the_way: the
+    noise of codes of other units that there are only where its layers read codes."""
 
     unit: Unit
     values: float
     weights: tuple[Tensor, ...]
     times: tuple[Spent, ...]
     measured: bool
+    on_the_way: float = 0.0
 
     @staticmethod
     def of(
         unit: Unit, sensitivity: Sensitivity, unrounded: Collection[Node], ctx: Context
     ) -> Prices:  # fmt: skip
-        gains, rounded = sensitivity.values, (n for n in made(unit) if n not in unrounded)
-        values = sum(gains.get(node, 0.0) * variance(node, unit.scheme) for node in rounded)
+        rounded = (n for n in made(unit) if n not in unrounded)
+        values = sum(sensitivity.noise(node, variance(node, unit.scheme)) for node in rounded)
         weights = tuple(weight_noise(layer, sensitivity) for layer in unit.layers)
         times, measured = times_of(unit, ctx)
         return Prices(unit, values, weights, times, measured)
 
     def offer(self, option: Option) -> Offer:
-        noise = 0.0 if option.floats else self.values / option.share**2
+        noise = 0.0 if option.floats else self.values / option.share**2 + self.on_the_way
         for layer, at_base, s in zip(self.unit.layers, self.weights, option.sums, strict=True):
             if s is not None and bool(at_base.any()):
                 growth = (layer.least(s) * (option.share / layer.base)).clamp(min=1).square()
@@ -94,6 +94,45 @@ class Prices:
             shares = SHARES if self.unit.free else (1.0,)
             offers.append(min((self.offer(Option(s, sums)) for s in shares), key=lambda o: o.noise))
         return offers
+
+
+def prices_of(
+    graph: Graph, units: Sequence[Unit], sensitivity: Sensitivity, ctx: Context
+) -> list[Prices]:
+    """Those of each unit. Codes that no layer reads are there because of the layers that what is
+    computed from them goes to: their noise is these layers', in equal parts."""
+    finer, users = unrounded(graph), graph.users()
+    prices = [Prices.of(unit, sensitivity, finer, ctx) for unit in units]
+    owner = {layer.node: k for k, unit in enumerate(units) for layer in unit.layers}
+    for k, unit in enumerate(units):
+        reached = [] if unit.layers else _reached(unit.members, owner, users)
+        for near in reached:
+            more = prices[near].on_the_way + prices[k].values / len(reached)
+            prices[near] = replace(prices[near], on_the_way=more)
+        if reached:
+            prices[k] = replace(prices[k], values=0.0)
+    return prices
+
+
+def _reached(
+    nodes: Sequence[Node], owner: Mapping[Node, int], users: Mapping[Node, Sequence[Node]]
+) -> list[int]:
+    """The units of the layers that the nodes' values go to in integers; none where they also go to
+    integers that are no choice."""
+    found: set[int] = set()
+    seen, stack = set(nodes), list(nodes)
+    while stack:
+        node = stack.pop()
+        for user in users[node]:
+            if user in owner:
+                found.add(owner[user])
+            elif isinstance(user.op, Conv2d | Linear | Matmul):
+                if user.note.precision is DType.INT8:
+                    return []
+            elif user.note.precision is DType.INT8 and user not in seen:
+                seen.add(user)
+                stack.append(user)
+    return sorted(found)
 
 
 def times_of(unit: Unit, ctx: Context) -> tuple[tuple[Spent, ...], bool]:
@@ -146,26 +185,6 @@ def unrounded(graph: Graph) -> set[Node]:
                 found.add(operand)
                 break
     return found
-
-
-def errors_of(
-    units: Sequence[Unit], options: Sequence[Option], unrounded: Collection[Node]
-) -> Errors:
-    """What rounding to the codes of these options does to values and weights."""
-    variances: dict[Node, float] = {}
-    weights: dict[Node, Tensor] = {}
-    for unit, option in zip(units, options, strict=True):
-        if option.floats:
-            continue
-        for node in (n for n in made(unit) if n not in unrounded):
-            variances[node] = variance(node, unit.scheme) / option.share**2
-        for layer, sums in zip(unit.layers, option.sums, strict=True):
-            assert sums is not None
-            scales = (layer.least(sums) * option.share).clamp(min=layer.base.double()).float()
-            codes = arith.quantize_weight(layer.weight.flatten(1), scales, 0)
-            rounded = codes * scales[:, None]
-            weights[layer.node.inputs[1]] = rounded.reshape(layer.weight.shape)
-    return Errors(variances, weights)
 
 
 def made(unit: Unit) -> Iterator[Node]:

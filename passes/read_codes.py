@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from qcompiler.graph import Graph, Node
 from qcompiler.ops import Const, Permute
 from qcompiler.sensitivity import Sensitivity
-from qcompiler.simulate import Errors
 
 from .insert_qdq import integer
 
@@ -40,14 +39,12 @@ class Reads:
 
     def sensitivity(self, found: Sensitivity) -> Sensitivity:
         """That of the new graph, by nodes of the old one."""
-        values = {n: found.values[v] for n, v in self.values.items() if v in found.values}
+        values, powers = (
+            {n: of[v] for n, v in self.values.items() if v in of}
+            for of in (found.values, found.powers)
+        )
         weights = {n: found.weights[v] for n, v in self.nodes.items() if v in found.weights}
-        return Sensitivity(values, weights)
-
-    def errors(self, given: Errors) -> Errors:
-        """Those of nodes of the old graph, by nodes of the new one."""
-        variances = {self.values[n]: v for n, v in given.variances.items()}
-        return Errors(variances, {self.nodes[n]: w for n, w in given.weights.items()})
+        return Sensitivity(values, weights, powers)
 
 
 def _copy(node: Node) -> Node:

@@ -9,7 +9,7 @@ without J: for random signs v the squared gradient of `v . outputs` has that sum
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 PROBES = 4
-"""Random sign vectors a sample: what one misses, the many elements of a tensor average out."""
+"""Random sign vectors: what one misses, the many elements of a tensor average out."""
 SEED = 7
 
 
@@ -31,16 +31,26 @@ SEED = 7
 class Sensitivity:
     """Noise power at the outputs, as a share of their signal power, for errors of variance 1.
 
-    values: of independent errors in every element of a node's value. weights: by layer, float64
-    [O]: in every weight of an output channel, less what their mean effect is, which a corrected
-    bias takes back.
+    values: by node, float64 [C]: of independent errors in every element of a channel of its value.
+    weights: by layer, float64 [O]: in every weight of an output channel, less what their mean
+    effect is, which a corrected bias takes back. powers: by node, float64 [C]: the mean square of
+    each channel. Channels are those of axis 1 of rank 4, else of the last one.
     """
 
-    values: Mapping[Node, float]
+    values: Mapping[Node, torch.Tensor]
     weights: Mapping[Node, torch.Tensor]
+    powers: Mapping[Node, torch.Tensor]
+
+    def noise(self, node: Node, variance: float) -> float:
+        """What rounding to steps makes whose errors have that variance: a channel far below the
+        step rounds to 0, and loses its own power."""
+        gain = self.values.get(node)
+        if gain is None:
+            return 0.0
+        return float((gain * self.powers[node].clamp(max=variance)).sum())
 
 
-NONE = Sensitivity({}, {})
+NONE = Sensitivity({}, {}, {})
 """Where errors do not matter."""
 
 
@@ -48,28 +58,39 @@ NONE = Sensitivity({}, {})
 class _Sums:
     """Squared gradients while they are added up."""
 
-    values: dict[Node, float] = field(default_factory=dict)
+    values: dict[Node, torch.Tensor] = field(default_factory=dict)
     weights: dict[Node, torch.Tensor] = field(default_factory=dict)
+    powers: dict[Node, torch.Tensor] = field(default_factory=dict)
     outputs: dict[Node, torch.Tensor] = field(default_factory=dict)  # summed gradients, one probe
 
     def see(self, node: Node, value: Any) -> None:
         """Listens to the gradient of a value."""
         if getattr(value, "requires_grad", False) and not isinstance(node.op, Const):
+            power = _by_channel(value.detach().double().square())
+            self.powers[node] = power * (len(power) / max(value.numel(), 1))
             value.register_hook(partial(self._add, node))
 
     def _add(self, node: Node, gradient: torch.Tensor) -> None:
-        power = float(gradient.double().square().sum())
-        self.values[node] = self.values.get(node, 0.0) + power
+        power = _by_channel(gradient.double().square())
+        self.values[node] = self.values[node] + power if node in self.values else power
         if isinstance(node.op, Conv2d | Linear):
             axis = 1 if isinstance(node.op, Conv2d) and not node.op.channels_last else -1
-            rest = [k for k in range(gradient.ndim) if k != axis % gradient.ndim]
-            self.outputs[node] = gradient.double().sum(rest)
+            self.outputs[node] = _by_channel(gradient.double(), axis)
 
 
-def sensitivities(graph: Graph, samples: Iterable[Sequence[torch.Tensor]]) -> Sensitivity:
-    """The mean over samples. graph: computes in float; samples: values of its inputs.
+def _by_channel(x: torch.Tensor, axis: int | None = None) -> torch.Tensor:
+    """The sums over all other axes."""
+    if not x.ndim:
+        return x.reshape(1)
+    kept = (1 if x.ndim == 4 else -1) if axis is None else axis
+    rest = [k for k in range(x.ndim) if k != kept % x.ndim]
+    return x.sum(rest) if rest else x
 
-    The same graph, samples and build of torch give the same numbers.
+
+def sensitivities(graph: Graph, sample: Sequence[torch.Tensor]) -> Sensitivity:
+    """Those for a sample, values of the graph's inputs. graph: computes in float.
+
+    The same graph, sample and build of torch give the same numbers.
     """
     import torch
 
@@ -77,25 +98,23 @@ def sensitivities(graph: Graph, samples: Iterable[Sequence[torch.Tensor]]) -> Se
     weights = dict.fromkeys(n.inputs[1] for n in layers)
     leaves = {w: w.op.value.detach().clone().requires_grad_() for w in weights
               if isinstance(w.op, Const)}  # fmt: skip
-    sums, count = _Sums(), 0
+    sums = _Sums()
     generator = torch.Generator().manual_seed(SEED)
-    for sample in samples:
-        inputs = [_leaf(x) for x in sample]
-        with torch.enable_grad():
-            results = run(graph, inputs, see=sums.see, keep=leaves)
-        outputs = [y for y in results[: len(graph.outputs)] if _tracked(y)]
-        for probe in range(PROBES if outputs else 0):
-            signs = [_signs(y, generator) for y in outputs]
-            torch.autograd.backward(outputs, signs, retain_graph=probe + 1 < PROBES)
-            for node in layers:
-                _add_weight(node, leaves[node.inputs[1]], sums)
-            for leaf in leaves.values():
-                leaf.grad = None
-            sums.outputs.clear()
-        count += 1
-    share = 1 / max(count * PROBES, 1)
-    values = {n: v * share for n, v in sums.values.items()}
-    return Sensitivity(values, {n: w * share for n, w in sums.weights.items()})
+    inputs = [_leaf(x) for x in sample]
+    with torch.enable_grad():
+        results = run(graph, inputs, see=sums.see, keep=leaves)
+    outputs = [y for y in results[: len(graph.outputs)] if _tracked(y)]
+    for probe in range(PROBES if outputs else 0):
+        signs = [_signs(y, generator) for y in outputs]
+        torch.autograd.backward(outputs, signs, retain_graph=probe + 1 < PROBES)
+        for node in layers:
+            _add_weight(node, leaves[node.inputs[1]], sums)
+        for leaf in leaves.values():
+            leaf.grad = None
+        sums.outputs.clear()
+    values = {n: v / PROBES for n, v in sums.values.items()}
+    weighed = {n: w / PROBES for n, w in sums.weights.items()}
+    return Sensitivity(values, weighed, sums.powers)
 
 
 def _layers(graph: Graph) -> list[Node]:

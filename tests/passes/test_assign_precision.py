@@ -15,7 +15,7 @@ from qcompiler.recipe import Recipe
 from qcompiler.rewrite import named
 from qcompiler.types import DType
 
-assign = importlib.import_module("qcompiler.passes.assign_precision")
+assign = importlib.import_module("qcompiler.passes.integer_plan")
 PLAN = Pipeline(
     (*passes.NORMALIZE, *map(passes.by_name, ("calibrate", "assign-precision"))),
 )
