@@ -12,10 +12,12 @@ from functools import cached_property
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Node
 from qcompiler.ops import Const, Conv2d, Linear, Matmul
+from qcompiler.recipe import recipe_of
 from qcompiler.sensitivity import NONE, sensitivities
 from qcompiler.solver import Choice, Edge, Problem, fastest, most_exact
 from qcompiler.tradeoff import FrontPoint
 from qcompiler.types import DType
+from qcompiler.whole import program_name
 
 from .prices import Offer, Prices, made, prices_of
 from .read_codes import Reads
@@ -24,10 +26,16 @@ from .units import Option, Unit, joined, units_of
 
 TRIES = 6
 """Limits of the estimate whose best choices are simulated: each costs a solution and a run."""
+UNFIT = 10.0
+"""Times the noise of codes of weights: where all codes make more, they do not fit activations."""
 CLOSE = 0.02
 """Natural logarithm of noise, 0.1 dB: limits are not told apart any closer."""
 NANOSECONDS = 1000.0
 """Of a microsecond. The solver adds whole ones, so that sums of them are exact."""
+
+
+class TimeError(ValueError):
+    """The recipe allows less time than the fastest choices take."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ def choices_of(graph: Graph, ctx: Context, solve: bool) -> Choices:
     Each layer may lose the recipe's `sums_loss`: that is the rule. With `solve`, a layer for which
     float32 is faster computes in it; where all sums of layers were measured and the recipe has
     decibels, what makes least noise at the outputs is chosen of all that takes no longer; a recipe
-    with `max_drop` gets the fastest of what makes no more noise than that.
+    with `max_drop` gets the fastest of what makes no more noise than that, one with `max_time` what
+    makes least noise within it.
     """
     units = units_of(graph, ctx) if ctx.target is not None and not ctx.recipe.group else []
     rule = Choices(units, [unit.rule for unit in units])
@@ -72,9 +81,7 @@ def choices_of(graph: Graph, ctx: Context, solve: bool) -> Choices:
     search = Search.of(graph, units, ctx)
     if all(len(row) == 1 for row in search.offers):
         return rule
-    drop = ctx.recipe.max_drop
-    picks = search.as_fast() if drop is None else search.as_exact(drop)
-    chosen = search.options(picks)
+    chosen = search.options(search.wanted())
     return Choices(units, chosen, dict(_reasons(search.prices, chosen)))
 
 
@@ -100,7 +107,8 @@ class Search:
             reads = Reads.of(graph)
             gains = reads.sensitivity(sensitivities(reads.graph, sample))
         prices = prices_of(graph, units, gains, ctx)
-        deep, limited = sample is not None, ctx.recipe.max_drop is not None
+        deep = sample is not None
+        limited = ctx.recipe.max_drop is not None or ctx.recipe.max_time is not None
         offers = [p.all() if deep and (p.measured or limited) else p.plain() for p in prices]
         problem = problem_of(graph, units, offers, ctx)
         return Search(graph, ctx, prices, offers, problem)
@@ -124,6 +132,39 @@ class Search:
     def _simulated(self, options: Sequence[Option]) -> float | None:
         return None if self.simulation is None else self.simulation.noise(self.units, options)
 
+    def wanted(self) -> tuple[int, ...]:
+        """What the recipe asks for. Raises TimeError where nothing is fast enough."""
+        drop, time = self.ctx.recipe.max_drop, self.ctx.recipe.max_time
+        if time is not None:
+            return self.within(time)
+        return self.as_fast() if drop is None else self.as_exact(drop)
+
+    def within(self, milliseconds: float) -> tuple[int, ...]:
+        """What is estimated to make least noise and takes no longer."""
+        found = most_exact(self.problem, _whole(milliseconds * 1e3 - self.rest))
+        if found is not None:
+            return found.picks
+        best = fastest(self.problem)
+        assert best is not None
+        raise TimeError(
+            f"max_time: expected at least {self.milliseconds(best.picks):.3g} ms, of the fastest "
+            f"choices there are, got {milliseconds:.3g}; allow more, or measure by `qcompiler tune`"
+        )
+
+    @cached_property
+    def rest(self) -> float:
+        """Microseconds of the program that are not of layers and conversions; 0 where the program
+        in float32 was not measured."""
+        assert self.ctx.target is not None
+        name = program_name(self.graph, recipe_of("float32"))
+        plain = self.ctx.target.least(name)
+        if plain is None or not all(p.measured for p in self.prices):
+            return 0.0
+        return max(0.0, plain - sum(times[None] for p in self.prices for times in p.times))
+
+    def milliseconds(self, picks: Sequence[int]) -> float:
+        return self.problem.point(picks).time / 1e6 + self.rest / 1e3
+
     def as_fast(self) -> tuple[int, ...]:
         """The fastest of the rule and float32; of all that takes no longer, that of least noise."""
         plain = [p.plain() for p in self.prices]
@@ -139,14 +180,13 @@ class Search:
         """The fastest of what makes no more noise than all codes with the safest sums do, and so
         many decibels: as it is simulated, of TRIES limits of what is estimated."""
         safe = [p.unit.safe for p in self.prices]
-        allowed = self._simulated(safe)
-        estimated = sum(p.offer(p.unit.safe).noise for p in self.prices)
-        if allowed is None:
+        if self.simulation is None:
             return self.as_fast()
-        if not allowed:  # no output tells: class numbers, say
+        if not self.safest:  # no output tells: class numbers, say
             return self._picks(safe)
-        allowed *= 10 ** (drop / 10)
-        limit, within, beyond = estimated * 10 ** (drop / 10), 0.0, math.inf
+        allowed = self.allowed(drop)
+        estimated = sum(p.offer(p.unit.safe).noise for p in self.prices)
+        limit, within, beyond = estimated * allowed / self.safest, 0.0, math.inf
         best: tuple[int, ...] | None = None
         for _ in range(TRIES):
             point = fastest(self.problem, limit)
@@ -167,10 +207,28 @@ class Search:
                     break
                 step = 1 - CLOSE
             limit *= step
-        if best is None and drop < 0:  # nothing may be within it
+        if best is None and allowed < self.safest:  # nothing may be within it
             found = most_exact(self.problem)
             best = None if found is None else found.picks
         return best if best is not None else self._picks(safe)
+
+    @cached_property
+    def safest(self) -> float:
+        """The noise of all codes with the safest sums, simulated."""
+        assert self.simulation is not None
+        return self.simulation.noise(self.units, [p.unit.safe for p in self.prices])
+
+    def allowed(self, drop: float) -> float:
+        """The noise that may be made. Where codes of activations cost too much, it is measured by
+        what those of weights do alone, if the recipe says so."""
+        within = self.safest * 10 ** (drop / 10)
+        over = self.ctx.recipe.over_weights
+        if over is None:
+            return within
+        assert self.simulation is not None
+        safe = [p.unit.safe for p in self.prices]
+        weights = self.simulation.noise(self.units, safe, activations=False)
+        return weights * 10 ** (over / 10) if self.safest > UNFIT * weights else within
 
     def point(self, drop: float) -> FrontPoint:
         """What the fastest choices cost that lose so many decibels more than all codes with the
@@ -180,14 +238,14 @@ class Search:
         sqnr = -10 * math.log10(noise) if noise else math.inf
         pairs = zip(self.units, self.options(picks), strict=True)
         floats = sum(len(unit.layers) for unit, option in pairs if option.floats)
-        return FrontPoint(drop, self.problem.point(picks).time / 1e6, sqnr, floats)
+        return FrontPoint(drop, self.milliseconds(picks), sqnr, floats)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that the choices depend on."""
         offers = [[(o.time, o.noise) for o in row] for row in self.offers]
-        text = f"{self.graph}\n{self.ctx.recipe.to_toml()}\n{offers}\n{self.problem.edges}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        known = (self.graph, self.ctx.recipe.to_toml(), offers, self.problem.edges, self.rest)
+        return hashlib.sha256("\n".join(map(str, known)).encode()).hexdigest()
 
     def _picks(self, options: Sequence[Option]) -> tuple[int, ...]:
         """Where these are among the offers; the first of each unit that has no choice."""

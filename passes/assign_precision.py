@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level
 from qcompiler.pipeline import Pass, declare
-from qcompiler.recipe import Recipe
+from qcompiler.recipe import Recipe, recipe_of
+from qcompiler.whole import program_name
 
 from .assign_codes import Search, choices_of
 from .integer_plan import goes_by, is_anchor, noted, plan_of
@@ -46,13 +47,18 @@ class AssignPrecision(Pass):
     recipe has decibels for it, fewer codes and more products a sum follow, see assign_codes.
 
     solve: whether these are chosen for all layers together, and float32 where it is faster, by
-    the times that are known of them.
+    the times that are known of them. Where the whole program was measured and is faster in float32,
+    nothing is integer.
     """
 
     solve: bool = True
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         require_known(graph, ctx.recipe)
+        slower = slower_as_a_whole(graph, ctx) if self.solve else None
+        if slower is not None:
+            anchors = {node: slower for node in graph.nodes() if is_anchor(node)}
+            return noted(graph, plan_of(graph, ctx, anchors))[0]
         made, new = noted(graph, plan_of(graph, ctx))
         choices = choices_of(made, ctx, self.solve)
         if choices.floats:
@@ -61,6 +67,19 @@ class AssignPrecision(Pass):
             made, _ = noted(graph, plan_of(graph, ctx, floats))
             choices = choices.of(made, ctx)
         return choices.applied(made, ctx)
+
+
+def slower_as_a_whole(graph: Graph, ctx: Context) -> str | None:
+    """Why the program is to compute in float32; None where it was not measured, or is faster."""
+    if ctx.target is None:
+        return None
+    integer, plain = (
+        ctx.target.least(program_name(graph, r)) for r in (ctx.recipe, recipe_of("float32"))
+    )
+    if integer is None or plain is None or integer <= plain:
+        return None
+    times = f"{plain:.3g} us in float32, {integer:.3g} by recipe {ctx.recipe.name}"
+    return f"the program is faster in float32 (measured as a whole: {times})"
 
 
 def search_of(graph: Graph, ctx: Context) -> Search:

@@ -27,6 +27,7 @@ def mean_error_into_bias(node: Node) -> Node | Miss | None:
         return None
     x, w, *biases = node.inputs
     weight = Weight.of(w)
+    read = x.inputs[0].tensor.quant if isinstance(x.op, Dequantize) else None
     if weight is None or not all(isinstance(b.op, Const) for b in biases):
         return Miss("its weight or bias is not constant")
     means = _means(node, x)
@@ -34,7 +35,7 @@ def mean_error_into_bias(node: Node) -> Node | Miss | None:
         return Miss(f"no means of %{x.name} were measured")
     old = [b.op.value.double() for b in biases if isinstance(b.op, Const)]
     new = (old[0] if old else 0.0) - _response(node, weight.error, means)
-    if not _proven(weight, x.inputs[0].tensor.quant, new):
+    if not _proven(weight, read, new):
         return Miss("with the corrected bias int32 sums are not proven")
     bias = const(new.float(), name=f"{biases[0].name if biases else node.name}.corrected")
     return replace(node, inputs=(x, w, bias))
@@ -77,13 +78,16 @@ def _means(node: Node, x: Node) -> Tensor | None:
 
 
 def _source(x: Node) -> Node | None:
-    """The float value that is read through static codes or through rows quantized at run time."""
+    """The float value that is read through static codes, through rows quantized at run time, or as
+    it is."""
     match x:
         case Node(Dequantize(), (Node(Quantize(), (source, *_)), *_)):
             return source
         case Node(Dequantize(), (Node(Get(), (Node(DynamicQuantize(), (source,)),)), *_)):
             return source
-    return None
+        case Node(Dequantize()):
+            return None
+    return x
 
 
 def _is_conv(node: Node) -> bool:

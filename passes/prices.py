@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DOUBT = 0.8
-"""Of estimates, which are off by up to 30 %: a layer for which float32 is estimated to take more
-than that part of the time of integers computes in integers."""
+"""Of estimates, which are off by up to 30 %: float32 is taken to be that much slower than it is
+estimated to be."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,18 @@ class Prices:
         return Offer(option, sum(times[s] for times, s in pairs), noise)
 
     def plain(self) -> list[Offer]:
-        """What the recipe's rule decides, and float32 where that may be faster."""
+        """What the recipe's rule decides, and float32."""
         offers = [self.offer(self.unit.rule)]
         if self.times:
             plain = self.offer(self.unit.in_float)
-            if self.measured or plain.time < DOUBT * offers[0].time:
-                offers.append(plain)
+            time = plain.time if self.measured else plain.time / DOUBT
+            offers.append(replace(plain, time=time))
         return offers
 
     def all(self) -> list[Offer]:
-        """The same, float32 in any case, all codes with the safest sums, and of each number of
-        products the share of the codes with the least noise."""
+        """The same, all codes with the safest sums, and of each number of products the share of
+        the codes with the least noise."""
         offers = [*self.plain(), self.offer(self.unit.safe)]
-        if self.times and not self.measured:
-            exact = self.offer(self.unit.in_float)
-            offers.append(replace(exact, time=exact.time / DOUBT))
         rows = [[s for s in times if s is not None] for times in self.times]
         for k in range(max(map(len, rows), default=0)):
             sums = tuple(row[min(k, len(row) - 1)] for row in rows)

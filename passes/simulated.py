@@ -49,18 +49,22 @@ class Simulation:
             exact = run(graph, ctx.sample)[: len(graph.outputs)]
         return Simulation(graph, ctx, ctx.sample, exact)
 
-    def noise(self, units: Sequence[Unit], options: Sequence[Option]) -> float:
-        """Noise power at the outputs, as a share of their signal power."""
+    def noise(
+        self, units: Sequence[Unit], options: Sequence[Option], activations: bool = True
+    ) -> float:  # fmt: skip
+        """Noise power at the outputs, as a share of their signal power. activations: whether these
+        are codes, too, or weights alone."""
         import torch
 
-        graph = in_codes(self.graph, units, options, self.ctx)
+        graph = in_codes(self.graph, units, options, self.ctx, activations)
         with torch.no_grad():
             noisy = run(graph, self.sample)
         return sum(map(_share, self.exact, noisy))
 
 
 def in_codes(
-    graph: Graph, units: Sequence[Unit], options: Sequence[Option], ctx: Context
+    graph: Graph, units: Sequence[Unit], options: Sequence[Option], ctx: Context,
+    activations: bool = True,
 ) -> Graph:  # fmt: skip
     """The graph, PLANNED, at QDQ, with these options for its units."""
     floats = {
@@ -71,7 +75,7 @@ def in_codes(
     planned, new = noted(graph, plan_of(graph, quiet, floats))
     pairs: list[tuple[Node, Note]] = []
     for unit, option in zip(units, options, strict=True):
-        scheme = _ranged(unit.scheme, option.share)
+        scheme = _ranged(unit.scheme, option.share) if activations else None
         held = [node for node in map(new.__getitem__, unit.members) if node.note.scheme is not None]
         pairs += [(node, replace(node.note, scheme=scheme)) for node in held]
         for layer, sums in zip(unit.layers, option.sums, strict=True):

@@ -12,6 +12,7 @@ from qcompiler.config import Config, from_env
 from qcompiler.context import Context, Event
 from qcompiler.graph import Graph, Level
 from qcompiler.observers import observers_of
+from qcompiler.ops import DynamicQuantize, Quantize
 from qcompiler.recipe import Activations, Recipe, recipe_of
 from qcompiler.tradeoff import DROPS, FrontPoint, continued
 
@@ -31,17 +32,24 @@ def quantize(
     progress: Progress | None = None,
     *,
     max_drop: float | None = None,
+    max_time: float | None = None,
     evaluate: Evaluate | None = None,
 ) -> Graph:
     """A FLOAT graph to an INTEGER graph for the target's proofs; any target can build it.
 
     calibration: iterable of tensor | tuple (positional) | dict (keyword), cut along axis 0 into
     pieces of the traced batch size; required by recipes with static activations. max_drop: decibels
-    that may be lost at the outputs against int8, of recipes that choose sums. evaluate: a metric,
-    higher is better, called with a function of the model's inputs; then max_drop is in its units,
-    against the float model (0 unless given), and the fastest graph tried that holds it is returned.
+    that may be lost at the outputs against int8, of recipes that choose sums. max_time: instead,
+    milliseconds of a call on one core by the target's times; the most accurate choices within it
+    are made. evaluate: a metric, higher is better, called with a function of the model's inputs;
+    then max_drop is in its units, against the float model (0 unless given), and the fastest graph
+    tried that holds it is returned.
     Raises ValueError (and subclasses) in one or two lines that name node, expected and got.
     """
+    if max_time is not None:
+        if max_drop is not None or evaluate is not None:
+            raise ValueError("quantize: expected max_time alone, got a loss or a metric, too")
+        recipe = recipe_of(recipe).lasting(max_time)
     if max_drop is None and evaluate is None:
         return _quantized(graph, calibration, target, recipe, progress)
     allowed = max_drop or 0.0
@@ -267,13 +275,64 @@ def stages_of(
 
     say("quantize", 0, 0)
     quantized = _quantized(graph, calibration, machine, recipe, progress, (listen,))
-    if tuned:
-        machine = tune(quantized, machine, progress)
-        say("quantize", 0, 0)  # what is chosen depends on times
+    if not tuned:
+        say("build", 0, 0)
+        model = _built(quantized, machine, graph, next(iter(hashes), None))
+        return Stages(graph, quantized, machine, model)
+    machine = tune(quantized, machine, progress)
+    for again in (False, True):  # what is chosen depends on times
+        say("quantize", 0, 0)
         quantized = _quantized(graph, calibration, machine, recipe, progress)
-    say("build", 0, 0)
-    model = _built(quantized, machine, graph, next(iter(hashes), None))
-    return Stages(graph, quantized, machine, model)
+        say("build", 0, 0)
+        model = _built(quantized, machine, graph, next(iter(hashes), None))
+        made = Stages(graph, quantized, machine, model)
+        times = {} if again else whole_times(made, calibration, recipe, progress)
+        machine = machine.with_times(times)
+        if not _changes(times, recipe_of(recipe)):
+            break
+    return replace(made, target=machine)
+
+
+def _changes(times: Mapping[str, Mapping[str, float]], recipe: Recipe) -> bool:
+    """Whether other choices follow from these times of whole programs, float32 first."""
+    us = [least for row in times.values() for least in row.values()]
+    return bool(us) and (us[1] > us[0] or recipe.max_time is not None)
+
+
+def whole_times(
+    made: Stages, calibration: Iterable[Any] | None, recipe: str | Recipe,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Rows for a kernel database: the program in float32 and the one that was made, measured in
+    turns on one core. None where that has no integers, or its inputs have no fixed shape."""
+    from qcompiler import passes
+    from qcompiler.pipeline import Pipeline
+    from qcompiler.runtime import CompiledModel
+    from qcompiler.targets.database import WHOLE
+    from qcompiler.whole import made_up, microseconds, program_name
+
+    graph, float32 = made.traced, recipe_of("float32")
+    assert graph is not None
+    plain = _quantized(graph, None, made.target, float32, progress)
+    sample, _ = _peek(calibration, graph)
+    inputs = list(sample) if sample is not None else made_up(graph)
+    if inputs is None or _is_float(made.quantized):
+        return {}
+    other = _built(plain, made.target)
+    normal = Pipeline(passes.NORMALIZE)(graph, Context(made.target))
+    if progress:
+        progress("compare", 0, 0)
+    programs = {
+        program_name(normal, wanted): CompiledModel(model.bundle, threads=1)
+        for wanted, model in ((float32, other), (recipe_of(recipe), made.model))
+    }
+    us = microseconds(programs, inputs)
+    return {name: {WHOLE: time} for name, time in us.items()}
+
+
+def _is_float(graph: Graph) -> bool:
+    """Whether nothing in the graph, INTEGER, computes with codes."""
+    return not any(isinstance(node.op, Quantize | DynamicQuantize) for node in graph.nodes())
 
 
 def compile(

@@ -44,7 +44,10 @@ class Recipe:
     sum, on targets that have such sums; above 0 activations that layers alone read may get fewer
     codes for it, and with static activations rows a scale of their own. max_drop: what is fastest
     is chosen of all that is estimated to lose no more decibels at the outputs than codes of all 8
-    bits with the safest sums do, and as many more; None: `sums_loss` alone decides.
+    bits with the safest sums do, and as many more; None: `sums_loss` alone decides. over_weights:
+    where codes of activations lose 10 dB or more, decibels that may be lost instead on top of what
+    codes of weights alone lose; None: nothing is different there. max_time: milliseconds of a call
+    on one core, of which the most accurate choices are made, instead of the fastest within a loss.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Recipe:
     weight_bits: int = 8
     group: int = 0
     max_drop: float | None = None
+    over_weights: float | None = None
+    max_time: float | None = None
 
     def __post_init__(self) -> None:
         keep = self.keep_float
@@ -63,9 +68,15 @@ class Recipe:
         _expect("percentile", self.percentile, "a number in (50, 100]", _in_range(self.percentile))
         loss = self.sums_loss
         _expect("sums_loss", loss, "decibels from 0 to 100", _is_number(loss) and 0 <= loss <= 100)
-        drop = self.max_drop
-        fits = drop is None or (_is_number(drop) and -100 <= drop <= 100)
-        _expect("max_drop", drop, "decibels from -100 to 100", fits)
+        for field in ("max_drop", "over_weights"):
+            drop = getattr(self, field)
+            fits = drop is None or (_is_number(drop) and -100 <= drop <= 100)
+            _expect(field, drop, "decibels from -100 to 100", fits)
+            object.__setattr__(self, field, None if drop is None else float(drop))
+        most = self.max_time
+        fits = most is None or (_is_number(most) and most > 0)
+        _expect("max_time", most, "milliseconds above 0", fits)
+        object.__setattr__(self, "max_time", None if most is None else float(most))
         named = isinstance(keep, list | tuple) and all(isinstance(k, str) and k for k in keep)
         _expect("keep_float", keep, "a list of names", named)
         _expect("weight_bits", self.weight_bits, "8 or 4", self.weight_bits in (8, 4))
@@ -78,7 +89,6 @@ class Recipe:
             "percentile": float(self.percentile),
             "keep_float": tuple(keep),
             "sums_loss": float(loss),
-            "max_drop": None if drop is None else float(drop),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -88,11 +98,19 @@ class Recipe:
 
     def dropping(self, decibels: float) -> Recipe:
         """The same that may lose so much. Raises ValueError where it has nothing to choose."""
+        self._require_choices()
+        return replace(self, max_drop=decibels, over_weights=None, max_time=None)
+
+    def lasting(self, milliseconds: float) -> Recipe:
+        """The same that may take so long. Raises ValueError where it has nothing to choose."""
+        self._require_choices()
+        return replace(self, max_drop=None, over_weights=None, max_time=milliseconds)
+
+    def _require_choices(self) -> None:
         if not self.sums_loss:
             raise ValueError(
                 f"recipe {self.name!r} has nothing to choose; use auto, int8-fast or int8-dynamic"
             )
-        return replace(self, max_drop=decibels)
 
     def to_toml(self) -> str:
         given = {k: v for k, v in asdict(self).items() if v is not None}
@@ -170,7 +188,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("float32", Activations.NONE),
     Recipe("int8", Activations.STATIC),
     Recipe("int8-fast", Activations.STATIC, sums_loss=SUMS_LOSS),
-    Recipe("auto", Activations.STATIC, sums_loss=SUMS_LOSS, max_drop=0.0),
+    Recipe("auto", Activations.STATIC, sums_loss=SUMS_LOSS, max_drop=0.0, over_weights=3.0),
     Recipe("int8-dynamic", Activations.DYNAMIC, sums_loss=SUMS_LOSS),
     Recipe("w8a16", Activations.FLOAT),
     Recipe("w4a16", Activations.FLOAT, weight_bits=4, group=32),

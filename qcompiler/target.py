@@ -54,6 +54,10 @@ class Target(Protocol):
         """How long a layer that reads codes of that type takes on one core, where its weights are
         proven for each of these sums, or (None) in float32. None: nothing is known of one."""
 
+    def least(self, what: str) -> float | None:
+        """Microseconds that were measured of what has that name, a whole program say; None: it was
+        not measured."""
+
     def quantizing(self, node: Node) -> float:
         """Microseconds of making codes of the node's value in a kernel of its own."""
 

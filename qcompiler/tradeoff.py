@@ -20,9 +20,9 @@ class FrontError(ValueError):
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """max_drop: what may be lost against int8, dB. ms: of layers and conversions on one core, by
-    the target's times; what else the model computes comes on top. sqnr_db: at the outputs, as it is
-    simulated. floats: layers that compute in float32."""
+    """max_drop: what may be lost against int8, dB. ms: of a call on one core by the target's times;
+    where the whole program was never measured, of layers and conversions alone. sqnr_db: at the
+    outputs, as it is simulated. floats: layers that compute in float32."""
 
     max_drop: float
     ms: float

@@ -186,9 +186,9 @@ class Target:
         row = self.times.get(product)
         return database.fastest(row) if row and database.WHOLE not in row else None
 
-    def least(self, product: str) -> float | None:
-        """Microseconds of that tile, or without tiles; None: it was not measured."""
-        row = self.times.get(product)
+    def least(self, what: str) -> float | None:
+        """Microseconds of a product by that tile, or of what has none; None: nobody measured it."""
+        row = self.times.get(what)
         return row["x".join(map(str, database.fastest(row)))] if row else None
 
     def microseconds(

@@ -28,6 +28,8 @@ WHOLE = "0x0"
 """Stands for the only form of a product whose template has no tiles."""
 QUANTIZE, DEQUANTIZE = "quantize", "dequantize"
 """Names of the conversions of CONVERTED elements from float32 to codes and back."""
+PROGRAM = "program "
+"""What names of whole programs begin with."""
 CONVERTED = 1 << 16
 LARGEST = 64
 """Rows or vectors of a tile: more than any machine has registers for."""
@@ -46,10 +48,12 @@ def fastest(times: Mapping[str, float]) -> tuple[int, int]:
 
 
 def digest(times: Times) -> str | None:
-    """SHA-256 of the times: graphs depend on all of them; None where nothing was measured."""
-    if not times:
+    """SHA-256 of the times of layers and conversions: graphs depend on all of them; None where
+    nothing was measured."""
+    parts = ((name, row) for name, row in times.items() if not name.startswith(PROGRAM))
+    rows = sorted((name, list(row.items())) for name, row in parts)
+    if not rows:
         return None
-    rows = sorted((product, list(row.items())) for product, row in times.items())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

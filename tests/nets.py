@@ -53,6 +53,9 @@ class ToyTarget:
     def microseconds(self, node: Node, choices: Sequence[Sums | None], codes: DType) -> None:
         return None
 
+    def least(self, what: str) -> None:
+        return None
+
     def quantizing(self, node: Node) -> float:
         return 0.0
 

@@ -11,6 +11,7 @@ from qcompiler.cli.exits import guarded
 from qcompiler.cli.front import front
 from qcompiler.cli.graphs import inspect, opt
 from qcompiler.cli.run import run, verify
+from qcompiler.cli.tune import tune
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +24,7 @@ def commands() -> None:
     """
 
 
-for command in (compile_, run, verify, inspect, opt, front, bench, targets, demo):
+for command in (compile_, run, verify, inspect, opt, front, tune, bench, targets, demo):
     commands.add_command(command)
 
 

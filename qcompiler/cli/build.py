@@ -28,6 +28,16 @@ RECIPE = click.option(
     "--recipe", default="int8", show_default=True, metavar="R",
     help="float32, int8, int8-fast, auto, int8-dynamic, w8a16, w4a16, w4a8, or a .toml file.",
 )  # fmt: skip
+LOSS = click.option(
+    "--max-drop", type=float, metavar="DB",
+    help="Decibels at the outputs that may be lost for speed, against int8; of the recipes that "
+    "choose sums: auto, int8-fast, int8-dynamic.",
+)  # fmt: skip
+SPAN = click.option(
+    "--max-time", type=float, metavar="MS",
+    help="Instead: milliseconds of a call on one core, by measured times; the most accurate "
+    "choices within it are made.",
+)  # fmt: skip
 DATA = click.option("--calibration", metavar="DATA", help=f"{DATA_HELP}.")
 
 
@@ -52,12 +62,34 @@ def given(option: str) -> bool:
     return source is not click.core.ParameterSource.DEFAULT
 
 
-def dropping(recipe: Any, max_drop: float | None) -> Any:
-    """The recipe with what it may lose. Raises click.BadParameter where it chooses nothing."""
+def limited(recipe: Any, max_drop: float | None, max_time: float | None) -> Any:
+    """The recipe with what it may lose or how long it may take. Raises click.BadParameter where it
+    has nothing to choose, UsageError for both."""
+    if max_drop is not None and max_time is not None:
+        raise click.UsageError("--max-drop and --max-time: give one of them")
     try:
+        if max_time is not None:
+            return recipe.lasting(max_time)
         return recipe if max_drop is None else recipe.dropping(max_drop)
     except ValueError as e:
-        raise usage(e, "--max-drop") from None
+        raise usage(e, "--max-drop" if max_time is None else "--max-time") from None
+
+
+def stages(
+    source: str, graph: Any, calibration: str | None, machine: Any, recipe: Any, show: Any,
+    tuned: bool,
+) -> Any:  # fmt: skip
+    """What a compilation of the source went through. graph: of it, where it names one."""
+    from qcompiler import api
+
+    data = data_of(calibration)
+    if graph is not None:
+        return api.stages_of(graph, data, machine, recipe, show, tuned)
+    model = model_of(source)
+    return api.stages(
+        model.module, model.inputs, data, machine, recipe, progress=show, tuned=tuned,
+        **model.options,
+    )  # fmt: skip
 
 
 def timed(machine: Any, database: str) -> Any:
@@ -89,12 +121,12 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
 @click.option("--tune", "tuned", is_flag=True,
               help="Measure on this machine how long each product takes by each instruction and "
               "tile; with --database the times are kept there.")  # fmt: skip
-@click.option("--max-drop", type=float, metavar="DB",
-              help="Decibels at the outputs that may be lost for speed, against int8; of the "
-              "recipes that choose sums: auto, int8-fast, int8-dynamic.")  # fmt: skip
+@LOSS
+@SPAN
 def compile_(
     source: str, target: str, recipe: str, calibration: str | None, output: str,
     report: str | None, database: str | None, tuned: bool, max_drop: float | None,
+    max_time: float | None,
 ) -> None:  # fmt: skip
     """Compile a PyTorch model to a .qcm artifact.
 
@@ -103,7 +135,7 @@ def compile_(
     from qcompiler.graph import Level
 
     machine, wanted = chosen(target, recipe)
-    wanted = dropping(wanted, max_drop)
+    wanted = limited(wanted, max_drop, max_time)
     graph = graph_of(source)
     if graph is None or graph.level is Level.FLOAT:
         needs_data(wanted, calibration)
@@ -113,7 +145,6 @@ def compile_(
             "--recipe out, or compile the FLOAT graph"
         )
     require_writable(output, report, *([database] if tuned else []))
-    from qcompiler import api
     from qcompiler.targets import database as kernels
 
     if database is not None and (Path(database).exists() or not tuned):
@@ -121,14 +152,7 @@ def compile_(
 
     with progress(sys.stdout) as show:
         show("load", 0, 0)
-        if graph is None:
-            model = model_of(source)
-            done = api.stages(
-                model.module, model.inputs, data_of(calibration), machine, wanted,
-                progress=show, tuned=tuned, **model.options,
-            )  # fmt: skip
-        else:
-            done = api.stages_of(graph, data_of(calibration), machine, wanted, show, tuned)
+        done = stages(source, graph, calibration, machine, wanted, show, tuned)
         if tuned and database is not None:
             kernels.write(database, done.target.name, kernels.new(done.target.times, machine.times))
         show("write", 0, 0)

@@ -42,3 +42,28 @@ def test_the_front_is_shown_and_kept(cli) -> None:
     assert lost.code == 1 and "recipe 'int8' has nothing to choose" in lost.err
     bare = cli("front", "shop:net")
     assert bare.code == 2 and "needs --calibration" in bare.err
+
+
+def test_tune_measures_products_and_the_whole(cli) -> None:
+    data = ("--calibration", "shop:items")
+    made = cli("tune", "shop:net", *data, "--database", "k.json")
+    assert made.code == 0 and "products and conversions" in made.out
+    times = database.read("k.json")["x86-64-v3"]
+    whole = [name for name in times if name.startswith(database.PROGRAM)]
+    assert sorted(name.rpartition(" of ")[2] for name in whole) in (["float32", "int8"], [])
+    assert len(times) > len(whole) + 4
+    assert cli("compile", "shop:net", *data, "--database", "k.json", "-o", "a.qcm").code == 0
+    bare = cli("tune", "shop:net", *data)
+    assert bare.code == 2 and "--database" in bare.err
+
+
+def test_a_time_may_be_asked_for(cli) -> None:
+    auto = ("compile", "shop:net", "--recipe", "auto", "--calibration", "shop:items", "-o", "a.qcm")
+    made = cli(*auto, "--max-time", "50")
+    assert made.code == 0 and "auto for x86-64-v3" in made.out
+    short = cli(*auto, "--max-time", "1e-9")
+    assert short.code == 1 and "max_time: expected at least" in short.err
+    both = cli(*auto, "--max-time", "1", "--max-drop", "1")
+    assert both.code == 2 and "give one of them" in both.err
+    bad = cli(*auto, "--max-time", "-1")
+    assert bad.code == 2 and "max_time: expected milliseconds above 0" in bad.err
