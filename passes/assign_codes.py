@@ -14,7 +14,7 @@ from qcompiler.graph import Graph, Node
 from qcompiler.ops import Const, Conv2d, Linear, Matmul
 from qcompiler.recipe import recipe_of
 from qcompiler.sensitivity import NONE, sensitivities
-from qcompiler.solver import Choice, Edge, Problem, fastest, most_exact
+from qcompiler.solver import Choice, Edge, Point, Problem, fastest, most_exact
 from qcompiler.tradeoff import FrontPoint
 from qcompiler.types import DType
 from qcompiler.whole import program_name
@@ -24,12 +24,18 @@ from .read_codes import Reads
 from .simulated import Simulation
 from .units import Option, Unit, joined, units_of
 
-TRIES = 6
-"""Limits of the estimate whose best choices are simulated: each costs a solution and a run."""
+LADDER = (
+    math.inf, 12.0, 9.0, 6.0, 4.5, 3.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.0, -0.5, -1.0, -1.5, -2.0,
+    -3.0, -4.0, -5.0, -6.0, -8.0, -10.0, -12.0, -15.0, -20.0, -25.0, -30.0, -40.0,
+)  # fmt: skip
+"""Decibels by which the estimate is limited, against all codes with the safest sums: the best
+choices within each are simulated, from the fastest on, until one holds."""
+AHEAD = 2.0
+"""Decibels: so much less noise than is estimated is hoped for."""
 UNFIT = 10.0
 """Times the noise of codes of weights: where all codes make more, they do not fit activations."""
-CLOSE = 0.02
-"""Natural logarithm of noise, 0.1 dB: limits are not told apart any closer."""
+CLOSE = 0.1
+"""Decibels that are not told apart: chance makes more between choices alike."""
 NANOSECONDS = 1000.0
 """Of a microsecond. The solver adds whole ones, so that sums of them are exact."""
 
@@ -153,14 +159,16 @@ class Search:
 
     @cached_property
     def rest(self) -> float:
-        """Microseconds of the program that are not of layers and conversions; 0 where the program
-        in float32 was not measured."""
+        """Microseconds of the program that are not of layers and conversions, as recipe int8 has
+        them; 0 where its program, or a layer, was not measured."""
         assert self.ctx.target is not None
-        name = program_name(self.graph, recipe_of("float32"))
-        plain = self.ctx.target.least(name)
-        if plain is None or not all(p.measured for p in self.prices):
+        whole = self.ctx.target.least(program_name(self.graph, recipe_of("int8")))
+        if whole is None or not all(p.measured for p in self.prices):
             return 0.0
-        return max(0.0, plain - sum(times[None] for p in self.prices for times in p.times))
+        offers = [[p.offer(p.unit.safe), *p.plain()[1:]] for p in self.prices]
+        found = fastest(problem_of(self.graph, self.units, offers, self.ctx))
+        assert found is not None
+        return max(0.0, whole - found.time / NANOSECONDS)
 
     def milliseconds(self, picks: Sequence[int]) -> float:
         return self.problem.point(picks).time / 1e6 + self.rest / 1e3
@@ -178,39 +186,54 @@ class Search:
 
     def as_exact(self, drop: float) -> tuple[int, ...]:
         """The fastest of what makes no more noise than all codes with the safest sums do, and so
-        many decibels: as it is simulated, of TRIES limits of what is estimated."""
+        many decibels, as it is simulated."""
         safe = [p.unit.safe for p in self.prices]
         if self.simulation is None:
             return self.as_fast()
         if not self.safest:  # no output tells: class numbers, say
             return self._picks(safe)
-        allowed = self.allowed(drop)
-        estimated = sum(p.offer(p.unit.safe).noise for p in self.prices)
-        limit, within, beyond = estimated * allowed / self.safest, 0.0, math.inf
-        best: tuple[int, ...] | None = None
-        for _ in range(TRIES):
-            point = fastest(self.problem, limit)
-            if point is None:
+        allowed = self.allowed(drop) * 10 ** (CLOSE / 10)
+        over = 10 * math.log10(allowed / self.safest)
+        highest = over + AHEAD if over + AHEAD <= max(LADDER[1:]) else math.inf
+        for rung in LADDER:
+            if rung > highest:
+                continue
+            found = self._simulated_within(rung)
+            if found is None:
                 break
+            picks, noise = found
+            if noise <= allowed:
+                return picks
+        if over < 0:  # nothing may be within it
+            best = most_exact(self.problem)
+            return self._picks(safe) if best is None else best.picks
+        return self._picks(safe)
+
+    def _simulated_within(self, rung: float) -> tuple[tuple[int, ...], float] | None:
+        """The fastest choices whose noise is estimated to be within that rung, and what it is when
+        it is simulated."""
+        if rung not in self._fastest:
+            estimated = sum(p.offer(p.unit.safe).noise for p in self.prices)
+            limit = math.inf if rung == math.inf else estimated * 10 ** (rung / 10)
+            self._fastest[rung] = fastest(self.problem, limit)
+        point = self._fastest[rung]
+        if point is None:
+            return None
+        if point.picks not in self._noise:
             noise = self.simulated(point.picks)
             assert noise is not None
-            if noise <= allowed:
-                best, within = point.picks, limit
-                step = allowed / noise if noise > 0 else 1.0
-            else:
-                beyond = limit
-                step = allowed / noise
-            if within and beyond < math.inf:
-                step = math.sqrt(within * beyond) / limit
-            if abs(math.log(step)) < CLOSE:
-                if best is not None:
-                    break
-                step = 1 - CLOSE
-            limit *= step
-        if best is None and allowed < self.safest:  # nothing may be within it
-            found = most_exact(self.problem)
-            best = None if found is None else found.picks
-        return best if best is not None else self._picks(safe)
+            self._noise[point.picks] = noise
+        return point.picks, self._noise[point.picks]
+
+    @cached_property
+    def _fastest(self) -> dict[float, Point | None]:
+        """What was found within each rung before."""
+        return {}
+
+    @cached_property
+    def _noise(self) -> dict[tuple[int, ...], float]:
+        """What was simulated before."""
+        return {}
 
     @cached_property
     def safest(self) -> float:

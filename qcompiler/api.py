@@ -303,8 +303,9 @@ def whole_times(
     made: Stages, calibration: Iterable[Any] | None, recipe: str | Recipe,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Rows for a kernel database: the program in float32 and the one that was made, measured in
-    turns on one core. None where that has no integers, or its inputs have no fixed shape."""
+    """Rows for a kernel database: the programs in float32, as it was made, and by recipe int8, from
+    which times of other choices are told, measured in turns on one core. None where that has no
+    integers, or its inputs have no fixed shape."""
     from qcompiler import passes
     from qcompiler.pipeline import Pipeline
     from qcompiler.runtime import CompiledModel
@@ -318,13 +319,17 @@ def whole_times(
     inputs = list(sample) if sample is not None else made_up(graph)
     if inputs is None or _is_float(made.quantized):
         return {}
-    other = _built(plain, made.target)
+    models = {float32: _built(plain, made.target), recipe_of(recipe): made.model}
+    int8 = recipe_of("int8")
+    if recipe_of(recipe).activations is int8.activations and int8 not in models:
+        base = _quantized(graph, calibration, made.target, int8, progress)
+        models[int8] = _built(base, made.target)
     normal = Pipeline(passes.NORMALIZE)(graph, Context(made.target))
     if progress:
         progress("compare", 0, 0)
     programs = {
         program_name(normal, wanted): CompiledModel(model.bundle, threads=1)
-        for wanted, model in ((float32, other), (recipe_of(recipe), made.model))
+        for wanted, model in models.items()
     }
     us = microseconds(programs, inputs)
     return {name: {WHOLE: time} for name, time in us.items()}

@@ -64,17 +64,33 @@ def _write(file: Path | str, digest: str, points: Iterable[FrontPoint]) -> None:
         out.write(json.dumps({"format": FORMAT, "of": digest, "points": rows}, indent=1).encode())
 
 
+def saved(file: Path | str) -> list[FrontPoint]:
+    """The points of a file, those that others are as good as left out, by time.
+
+    Raises OSError, FrontError for a file that is something else.
+    """
+    return best_of(_parsed(file)[1])
+
+
 def _read(file: Path | str | None, digest: str) -> list[FrontPoint]:
     if file is None or not Path(file).exists():
         return []
+    of, rows = _parsed(file)
+    if of != digest:
+        raise FrontError(
+            f"{file}: it is the front of another model, data, recipe or times; give another file"
+        )
+    return rows
+
+
+def _parsed(file: Path | str) -> tuple[str, list[FrontPoint]]:
+    """(the hash of what it is of, its points)."""
     try:
         body = json.loads(Path(file).read_text())
         rows = [FrontPoint(**row | {"sqnr_db": float(row["sqnr_db"])}) for row in body["points"]]
         given, of = body["format"], body["of"]
     except (ValueError, KeyError, TypeError):
-        raise FrontError(f"{file}: expected a front that `qcompiler front` wrote") from None
-    if given != FORMAT or of != digest:
-        raise FrontError(
-            f"{file}: it is the front of another model, data, recipe or times; give another file"
-        )
-    return rows
+        given, of, rows = "", "", []
+    if given != FORMAT or not isinstance(of, str):
+        raise FrontError(f"{file}: expected a front that `qcompiler front` wrote")
+    return of, rows

@@ -117,6 +117,8 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
 @DATA
 @click.option("-o", "--output", required=True, metavar="FILE", help="The artifact, m.qcm.")
 @click.option("--report", metavar="FILE", help="Also write an HTML report.")
+@click.option("--front", metavar="FILE",
+              help="What `qcompiler front -o` wrote of the model, for the report.")  # fmt: skip
 @click.option("--database", metavar="FILE", help="Times that --tune has measured, to be used.")
 @click.option("--tune", "tuned", is_flag=True,
               help="Measure on this machine how long each product takes by each instruction and "
@@ -125,8 +127,8 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
 @SPAN
 def compile_(
     source: str, target: str, recipe: str, calibration: str | None, output: str,
-    report: str | None, database: str | None, tuned: bool, max_drop: float | None,
-    max_time: float | None,
+    report: str | None, front: str | None, database: str | None, tuned: bool,
+    max_drop: float | None, max_time: float | None,
 ) -> None:  # fmt: skip
     """Compile a PyTorch model to a .qcm artifact.
 
@@ -145,6 +147,7 @@ def compile_(
             "--recipe out, or compile the FLOAT graph"
         )
     require_writable(output, report, *([database] if tuned else []))
+    sections = _front_sections(front, report)
     from qcompiler.targets import database as kernels
 
     if database is not None and (Path(database).exists() or not tuned):
@@ -160,8 +163,21 @@ def compile_(
         if report is not None:
             from qcompiler.report import write_page
 
-            write_page(Path(report), done.model.report, done.quantized, done.traced)
+            write_page(Path(report), done.model.report, done.quantized, done.traced,
+                       sections=sections)  # fmt: skip
     click.echo(f"{output}: {summary(done.model)}")
+
+
+def _front_sections(front: str | None, report: str | None) -> list[Any]:
+    """Raises click.UsageError where no report is asked for, OSError, FrontError."""
+    if front is None:
+        return []
+    if report is None:
+        raise click.UsageError("--front is shown in a report; add --report FILE")
+    from qcompiler.report.html import front_section
+    from qcompiler.tradeoff import saved
+
+    return [front_section(saved(front))]
 
 
 def summary(model: Any) -> str:

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 @click.option("--database", metavar="FILE", help="Times that --tune has measured, to be used.")
 @click.option("-o", "--output", metavar="FILE",
               help="JSON, written point by point; an interrupted front goes on.")  # fmt: skip
+@click.option("--plot", metavar="FILE", help="Also draw it, as SVG.")
 def front(
     source: str, target: str, recipe: str, calibration: str | None, database: str | None,
-    output: str | None,
+    output: str | None, plot: str | None,
 ) -> None:  # fmt: skip
     """What accuracy costs: the fastest choices within several losses.
 
@@ -37,7 +38,7 @@ def front(
     """
     machine, wanted = chosen(target, recipe)
     needs_data(wanted, calibration)
-    require_writable(output)
+    require_writable(output, plot)
     from qcompiler.api import front as points_of
     from qcompiler.frontend import trace
 
@@ -51,6 +52,12 @@ def front(
             graph = trace(model.module, model.inputs, **model.options)
         points = points_of(graph, data_of(calibration), machine, wanted, file=output, progress=show)
     _print(points)
+    if plot is not None:
+        from qcompiler.atomic import replacing
+        from qcompiler.report import plots
+
+        with replacing(plot) as file:
+            file.write(plots.front(points).encode())
 
 
 def _print(points: Sequence[FrontPoint]) -> None:

@@ -13,6 +13,7 @@ from qcompiler.graph import Graph
 from qcompiler.report import plots, table
 from qcompiler.report.facts import Report
 from qcompiler.report.tensors import Activation, Weight, activations, weights
+from qcompiler.tradeoff import FrontPoint
 
 FIRST = 12
 """Histograms that show at once, those of the layers with most multiply-adds; the rest fold out."""
@@ -24,12 +25,29 @@ WIDE, NARROW = 6, 3
 
 @dataclass(frozen=True)
 class Section:
-    """A table of its own, put before the layers: rows of text under columns, and a remark."""
+    """A table of its own, put before the layers: rows of text under columns, a remark, and above
+    them a drawing, an <svg> element of ours."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     remark: str = ""
+    drawing: str = ""
+
+
+def front_section(points: Sequence[FrontPoint]) -> Section:
+    """What accuracy costs: the points of a front, drawn where matplotlib is installed."""
+    rows = tuple(
+        (f"{p.max_drop:+g} dB", f"{p.ms:.3f}", table.decibels(p.sqnr_db), str(p.floats))
+        for p in points
+    )
+    remark = (
+        "Each point is the fastest that loses no more than its --max-drop against int8, with which "
+        "`qcompiler compile` makes it."
+    )
+    drawing = plots.front(points) if plots.available() else ""
+    columns = ("may lose", "ms of a call", "SQNR", "layers in float32")
+    return Section("What accuracy costs", columns, rows, remark, drawing)
 
 
 def page(

@@ -1,16 +1,19 @@
-"""Plots as SVG text, drawn with matplotlib: small multiples of weight histograms."""
+"""Plots as SVG text, drawn with matplotlib: weight histograms, and what accuracy costs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.report.tensors import Weight
+from qcompiler.tradeoff import FrontPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDE = (6.4, 2.9)  # inches
 SIZE = (2.75, 1.35)  # inches; four fit side by side on the page
 LABELLED = 0.92  # share of the axis that may have a label without its text being cut off
 DECADES = {1: "1", 10: "10", 100: "100", 10**3: "1k", 10**4: "10k", 10**5: "100k", 10**6: "1M",
@@ -64,6 +67,32 @@ def _histogram(figure: Figure, w: Weight) -> Figure:
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def front(points: Sequence[FrontPoint]) -> str:
+    """One <svg>: milliseconds of a call to the right, decibels upwards, a step from point to point,
+    each with what it may lose and, where there are some, its layers in float32."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=WIDE)
+        axes: Any = figure.add_axes((0.08, 0.15, 0.9, 0.8))
+        known = [p for p in points if math.isfinite(p.sqnr_db)]
+        axes.step([p.ms for p in known], [p.sqnr_db for p in known], where="post", color=BEFORE)
+        axes.plot([p.ms for p in known], [p.sqnr_db for p in known], "o", color=AFTER, ms=4)
+        middle = sum(f([p.ms for p in known], default=0.0) for f in (min, max)) / 2
+        for p in known:
+            floats = f", {p.floats} in float32" if p.floats else ""
+            right = p.ms > middle  # its text goes to the left, or would be cut off
+            axes.annotate(f"{p.max_drop:+g} dB{floats}", (p.ms, p.sqnr_db),
+                          (-5, 4) if right else (5, -9), textcoords="offset points",
+                          ha="right" if right else "left", color=INK)  # fmt: skip
+        axes.margins(x=0.12, y=0.14)
+        axes.set_xlabel("ms of a call, by measured or estimated times", color=INK)
+        axes.set_ylabel("SQNR at the outputs, dB, simulated", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        return _svg(figure)
 
 
 def _round_down(value: float) -> float:

@@ -38,6 +38,16 @@ def test_the_front_is_shown_and_kept(cli) -> None:
     done = cli("front", "shop:net", "--calibration", "shop:items", "-o", "front.json")
     assert done.code == 0 and "--max-drop" in done.out and "SQNR dB" in done.out
     assert '"points"' in Path("front.json").read_text()
+    again = ("front", "shop:net", "--calibration", "shop:items", "-o", "front.json")
+    assert cli(*again, "--plot", "front.svg").code == 0
+    assert Path("front.svg").read_text().startswith("<svg")
+    made = ("compile", "shop:net", "--calibration", "shop:items", "-o", "a.qcm", "--front")
+    assert cli(*made, "front.json", "--report", "r.html").code == 0
+    assert "What accuracy costs" in Path("r.html").read_text()
+    assert cli(*made, "front.json").code == 2
+    Path("other.json").write_text("{}")
+    other = cli(*made, "other.json", "--report", "r.html")
+    assert other.code == 1 and "other.json: expected a front that" in other.err
     lost = cli("front", "shop:net", "--calibration", "shop:items", "--recipe", "int8")
     assert lost.code == 1 and "recipe 'int8' has nothing to choose" in lost.err
     bare = cli("front", "shop:net")
@@ -46,11 +56,13 @@ def test_the_front_is_shown_and_kept(cli) -> None:
 
 def test_tune_measures_products_and_the_whole(cli) -> None:
     data = ("--calibration", "shop:items")
-    made = cli("tune", "shop:net", *data, "--database", "k.json")
+    made = cli("tune", "shop:net", *data, "--recipe", "auto", "--database", "k.json")
     assert made.code == 0 and "products and conversions" in made.out
     times = database.read("k.json")["x86-64-v3"]
     whole = [name for name in times if name.startswith(database.PROGRAM)]
-    assert sorted(name.rpartition(" of ")[2] for name in whole) in (["float32", "int8"], [])
+    assert sorted(name.rpartition(" of ")[2] for name in whole) in (
+        ["auto", "float32", "int8"], []
+    )  # fmt: skip
     assert len(times) > len(whole) + 4
     assert cli("compile", "shop:net", *data, "--database", "k.json", "-o", "a.qcm").code == 0
     bare = cli("tune", "shop:net", *data)
