@@ -100,20 +100,32 @@ def _measured(
     )
 
 
-def weight_notes(graph: Graph, activations: Mapping[Node, Note], ctx: Context) -> dict[Node, Note]:
-    """Notes with the parameters of every weight; where no scale will do, with the reason."""
+Known = dict[tuple[object, ...], QParams]
+"""Parameters of weights by what they depend on."""
+
+
+def weight_notes(
+    graph: Graph, activations: Mapping[Node, Note], ctx: Context, known: Known | None = None
+) -> dict[Node, Note]:
+    """Notes with the parameters of every weight; where no scale will do, with the reason.
+
+    known: of other plans for the same graph; what is found is added.
+    """
     notes: dict[Node, Note] = {}
+    known = {} if known is None else known
     for weight, users in _weights(graph).items():
         scheme = weight.note.scheme
         assert scheme is not None
         require_finite(users)
         layers = [Layer.of(u, _scheme(u.inputs[0], activations)) for u in users]
+        key = (scheme, *(id(i.op) for u in users for i in u.inputs[1:]), *(x.x for x in layers))
         try:
-            params = weight_params(layers, scheme, ctx)
+            params = known[key] if key in known else weight_params(layers, scheme, ctx)
         except arith.ArithError as e:
             notes[weight] = replace(weight.note, scheme=None)
             notes |= {u: replace(u.note, precision=DType.FLOAT32, reason=str(e)) for u in users}
         else:
+            known[key] = params
             notes[weight] = replace(weight.note, scheme=replace(scheme, params=params))
     return notes
 

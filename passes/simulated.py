@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from qcompiler import arith
@@ -12,7 +12,7 @@ from qcompiler.graph import Graph, Node, Note
 from qcompiler.interpret import run
 from qcompiler.types import QParams, Scheme
 
-from .choose_ranges import weight_notes
+from .choose_ranges import Known, weight_notes
 from .correct_bias import correct_bias
 from .insert_qdq import insert_qdq
 from .integer_plan import noted, plan_of
@@ -37,6 +37,7 @@ class Simulation:
     ctx: Context
     sample: Sequence[Tensor]
     exact: Sequence[Tensor]
+    known: Known = field(default_factory=dict)
 
     @staticmethod
     def of(graph: Graph, ctx: Context) -> Simulation | None:
@@ -56,7 +57,7 @@ class Simulation:
         are codes, too, or weights alone."""
         import torch
 
-        graph = in_codes(self.graph, units, options, self.ctx, activations)
+        graph = in_codes(self.graph, units, options, self.ctx, activations, self.known)
         with torch.no_grad():
             noisy = run(graph, self.sample)
         return sum(map(_share, self.exact, noisy))
@@ -64,7 +65,7 @@ class Simulation:
 
 def in_codes(
     graph: Graph, units: Sequence[Unit], options: Sequence[Option], ctx: Context,
-    activations: bool = True,
+    activations: bool = True, known: Known | None = None,
 ) -> Graph:  # fmt: skip
     """The graph, PLANNED, at QDQ, with these options for its units."""
     floats = {
@@ -84,7 +85,7 @@ def in_codes(
                 proven = replace(weight.note.scheme, products=products(sums))
                 pairs.append((weight, replace(weight.note, scheme=proven)))
     ready = planned.noted(joined(pairs))
-    ready = ready.noted(weight_notes(ready, {}, quiet))
+    ready = ready.noted(weight_notes(ready, {}, quiet, known))
     finer = {node: replace(node.note, scheme=None) for node in unrounded(ready)}
     return correct_bias.run(insert_qdq.run(ready.noted(finer), quiet), quiet)
 
