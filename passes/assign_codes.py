@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,8 @@ LADDER = (
 choices within each are simulated, from the fastest on, until one holds."""
 AHEAD = 2.0
 """Decibels: so much less noise than is estimated is hoped for."""
+POOR = 1e-3
+"""Noise of all codes, 30 dB below the signal: where they make less they do fit."""
 UNFIT = 10.0
 """Times the noise of codes of weights: where all codes make more, they do not fit activations."""
 CLOSE = 0.1
@@ -147,6 +150,10 @@ class Search:
 
     def within(self, milliseconds: float) -> tuple[int, ...]:
         """What is estimated to make least noise and takes no longer."""
+        for p in self.prices:
+            if p.unit.layers and not p.times:
+                name = p.unit.layers[0].node.name
+                raise TimeError(f"max_time: nothing is known of how long %{name} takes here")
         found = most_exact(self.problem, _whole(milliseconds * 1e3 - self.rest))
         if found is not None:
             return found.picks
@@ -193,7 +200,7 @@ class Search:
         if not self.safest:  # no output tells: class numbers, say
             return self._picks(safe)
         allowed = self.allowed(drop) * 10 ** (CLOSE / 10)
-        over = 10 * math.log10(allowed / self.safest)
+        over = 10 * math.log10(max(allowed / self.safest, sys.float_info.min))
         highest = over + AHEAD if over + AHEAD <= max(LADDER[1:]) else math.inf
         for rung in LADDER:
             if rung > highest:
@@ -246,7 +253,7 @@ class Search:
         what those of weights do alone, if the recipe says so."""
         within = self.safest * 10 ** (drop / 10)
         over = self.ctx.recipe.over_weights
-        if over is None:
+        if over is None or not POOR < self.safest < math.inf:
             return within
         assert self.simulation is not None
         safe = [p.unit.safe for p in self.prices]

@@ -118,7 +118,8 @@ def weight_notes(
         assert scheme is not None
         require_finite(users)
         layers = [Layer.of(u, _scheme(u.inputs[0], activations)) for u in users]
-        key = (scheme, *(id(i.op) for u in users for i in u.inputs[1:]), *(x.x for x in layers))
+        operands = (id(i.op) for u in users for i in u.inputs[1:])
+        key = (scheme, *operands, *(u.op for u in users), *(layer.x for layer in layers))
         try:
             params = known[key] if key in known else weight_params(layers, scheme, ctx)
         except arith.ArithError as e:

@@ -240,20 +240,23 @@ def stages(
     dynamic_shapes: Any = None,
     progress: Progress | None = None,
     tuned: bool = False,
+    keep: Callable[[Target], None] = lambda target: None,
 ) -> Stages:
     """What `compile` does, with the graphs on the way. progress: called (what, done, total).
-    tuned: measure first, see `tune`, and quantize by these times."""
+    tuned: measure first, see `tune`, and quantize by these times. keep: told of the target as soon
+    as more is measured."""
     from qcompiler.frontend import trace
 
     if progress:
         progress("trace", 0, 0)
     traced = trace(module, example_inputs, kwargs, dynamic_shapes)
-    return stages_of(traced, calibration, target, recipe, progress, tuned)
+    return stages_of(traced, calibration, target, recipe, progress, tuned, keep)
 
 
 def stages_of(
     graph: Graph, calibration: Iterable[Any] | None, target: str | Target, recipe: str | Recipe,
     progress: Progress | None = None, tuned: bool = False,
+    keep: Callable[[Target], None] = lambda target: None,
 ) -> Stages:  # fmt: skip
     """The same from a graph on: one at FLOAT is quantized, one at INTEGER is built as it is."""
     from qcompiler import targets
@@ -263,6 +266,7 @@ def stages_of(
     machine = targets.get(target)
     if graph.level is Level.INTEGER:
         machine = tune(graph, machine, progress) if tuned else machine
+        keep(machine)
         say("build", 0, 0)
         return Stages(None, graph, machine, build(graph, machine))
     if tuned and calibration is not None and not isinstance(calibration, Sized):
@@ -273,22 +277,40 @@ def stages_of(
         if event == "calibrated":
             hashes.extend(details)
 
+    if tuned:
+        return _tuned(graph, calibration, machine, recipe_of(recipe), say, listen, keep, hashes)
     say("quantize", 0, 0)
     quantized = _quantized(graph, calibration, machine, recipe, progress, (listen,))
-    if not tuned:
-        say("build", 0, 0)
-        model = _built(quantized, machine, graph, next(iter(hashes), None))
-        return Stages(graph, quantized, machine, model)
-    machine = tune(quantized, machine, progress)
-    for again in (False, True):  # what is chosen depends on times
+    say("build", 0, 0)
+    model = _built(quantized, machine, graph, next(iter(hashes), None))
+    return Stages(graph, quantized, machine, model)
+
+
+def _tuned(
+    graph: Graph, calibration: Iterable[Any] | None, machine: Target, recipe: Recipe,
+    say: Progress, listen: Event, keep: Callable[[Target], None], hashes: Sequence[str],
+) -> Stages:  # fmt: skip
+    """Quantized for what to measure, then by what was measured, and again where the whole program
+    turns out to be slower than in float32."""
+    from qcompiler.targets.database import of_layers
+
+    # What was measured of this program before decides nothing.
+    machine = replace(machine, times=of_layers(machine.times))
+    say("quantize", 0, 0)
+    untimed = replace(recipe, max_time=None)
+    quantized = _quantized(graph, calibration, machine, untimed, say, (listen,))
+    machine = tune(quantized, machine, say)
+    keep(machine)
+    for again in (False, True):
         say("quantize", 0, 0)
-        quantized = _quantized(graph, calibration, machine, recipe, progress)
+        quantized = _quantized(graph, calibration, machine, recipe, say)
         say("build", 0, 0)
         model = _built(quantized, machine, graph, next(iter(hashes), None))
         made = Stages(graph, quantized, machine, model)
-        times = {} if again else whole_times(made, calibration, recipe, progress)
+        times = {} if again else whole_times(made, calibration, recipe, say)
         machine = machine.with_times(times)
-        if not _changes(times, recipe_of(recipe)):
+        keep(machine)
+        if not _changes(times, recipe):
             break
     return replace(made, target=machine)
 
@@ -305,9 +327,7 @@ def whole_times(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Rows for a kernel database: the programs in float32, as it was made, and by recipe int8, from
     which times of other choices are told, measured in turns on one core. None where that has no
-    integers, or its inputs have no fixed shape."""
-    from qcompiler import passes
-    from qcompiler.pipeline import Pipeline
+    integers, has state, or its inputs have no fixed shape."""
     from qcompiler.runtime import CompiledModel
     from qcompiler.targets.database import WHOLE
     from qcompiler.whole import made_up, microseconds, program_name
@@ -317,14 +337,15 @@ def whole_times(
     plain = _quantized(graph, None, made.target, float32, progress)
     sample, _ = _peek(calibration, graph)
     inputs = list(sample) if sample is not None else made_up(graph)
-    if inputs is None or _is_float(made.quantized):
+    if inputs is None or graph.state or _is_float(made.quantized):
         return {}
     models = {float32: _built(plain, made.target), recipe_of(recipe): made.model}
     int8 = recipe_of("int8")
     if recipe_of(recipe).activations is int8.activations and int8 not in models:
         base = _quantized(graph, calibration, made.target, int8, progress)
-        models[int8] = _built(base, made.target)
-    normal = Pipeline(passes.NORMALIZE)(graph, Context(made.target))
+        if not _is_float(base):
+            models[int8] = _built(base, made.target)
+    normal = normalized(graph)
     if progress:
         progress("compare", 0, 0)
     programs = {
@@ -333,6 +354,14 @@ def whole_times(
     }
     us = microseconds(programs, inputs)
     return {name: {WHOLE: time} for name, time in us.items()}
+
+
+def normalized(graph: Graph) -> Graph:
+    """A FLOAT graph as it is before anything is chosen: what programs are named by."""
+    from qcompiler import passes
+    from qcompiler.pipeline import Pipeline
+
+    return Pipeline(passes.NORMALIZE)(graph)
 
 
 def _is_float(graph: Graph) -> bool:

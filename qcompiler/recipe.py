@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -68,14 +69,15 @@ class Recipe:
         _expect("percentile", self.percentile, "a number in (50, 100]", _in_range(self.percentile))
         loss = self.sums_loss
         _expect("sums_loss", loss, "decibels from 0 to 100", _is_number(loss) and 0 <= loss <= 100)
-        for field in ("max_drop", "over_weights"):
+        for field in ("over_weights", "max_drop"):
             drop = getattr(self, field)
             fits = drop is None or (_is_number(drop) and -100 <= drop <= 100)
             _expect(field, drop, "decibels from -100 to 100", fits)
             object.__setattr__(self, field, None if drop is None else float(drop))
         most = self.max_time
-        fits = most is None or (_is_number(most) and most > 0)
+        fits = most is None or (_is_number(most) and 0 < most < math.inf)
         _expect("max_time", most, "milliseconds above 0", fits)
+        _expect("max_time", most, "no max_drop beside it", most is None or drop is None)
         object.__setattr__(self, "max_time", None if most is None else float(most))
         named = isinstance(keep, list | tuple) and all(isinstance(k, str) and k for k in keep)
         _expect("keep_float", keep, "a list of names", named)
@@ -102,8 +104,13 @@ class Recipe:
         return replace(self, max_drop=decibels, over_weights=None, max_time=None)
 
     def lasting(self, milliseconds: float) -> Recipe:
-        """The same that may take so long. Raises ValueError where it has nothing to choose."""
+        """The same that may take so long. Raises ValueError where it has nothing to choose, or no
+        noise to choose by."""
         self._require_choices()
+        if self.activations is not Activations.STATIC:
+            raise ValueError(
+                f"recipe {self.name!r} sees no data, from which to tell what is accurate; use auto"
+            )
         return replace(self, max_drop=None, over_weights=None, max_time=milliseconds)
 
     def _require_choices(self) -> None:

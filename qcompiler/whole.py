@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from qcompiler.graph import Graph, Node
 from qcompiler.ops import Const
@@ -43,15 +44,10 @@ def microseconds(
     programs: Mapping[str, Callable[..., object]], inputs: Sequence[torch.Tensor]
 ) -> dict[str, float]:
     """The least time of a call of each, in turns: what else the machine does can only add to it."""
-    values = [x.numpy() for x in inputs]
-    calls = {name: _call(program, values) for name, program in programs.items()}
+    calls = {name: partial(program, *inputs) for name, program in programs.items()}
     return {
         name: round(t.least * 1e3, 2) for name, t in in_long_turns(calls, ROUNDS).items()
     }  # fmt: skip
-
-
-def _call(program: Callable[..., object], values: Sequence[Any]) -> Callable[[], object]:
-    return lambda: program(*values)
 
 
 def made_up(graph: Graph) -> list[torch.Tensor] | None:

@@ -48,13 +48,18 @@ def fastest(times: Mapping[str, float]) -> tuple[int, int]:
 
 
 def digest(times: Times) -> str | None:
-    """SHA-256 of the times of layers and conversions: graphs depend on all of them; None where
-    nothing was measured."""
-    parts = ((name, row) for name, row in times.items() if not name.startswith(PROGRAM))
-    rows = sorted((name, list(row.items())) for name, row in parts)
+    """SHA-256 of the times of layers and conversions: what is chosen for layers depends on all of
+    them; None where nothing was measured. Whole programs decide only that there is nothing to
+    choose."""
+    rows = sorted((name, list(row.items())) for name, row in of_layers(times).items())
     if not rows:
         return None
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def of_layers(times: Times) -> Times:
+    """Those of layers and conversions, without whole programs."""
+    return {name: row for name, row in times.items() if not name.startswith(PROGRAM)}
 
 
 def read(path: Path | str) -> dict[str, Times]:

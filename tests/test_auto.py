@@ -10,7 +10,7 @@ from torch import nn
 
 import qcompiler as qc
 from qcompiler import passes
-from qcompiler.api import context
+from qcompiler.api import Stages, context, whole_times
 from qcompiler.graph import Graph, Node
 from qcompiler.interpret import run
 from qcompiler.ops import IntConv2d, IntLinear, Quantize
@@ -236,3 +236,59 @@ def test_time_buys_accuracy_and_too_little_is_refused() -> None:
         qc.quantize(graph, seen, V3, "int8", max_time=1.0)
     with pytest.raises(ValueError, match="expected max_time alone, got a loss"):
         qc.quantize(graph, seen, V3, "auto", max_time=1.0, max_drop=1.0)
+
+
+class Products(nn.Module):
+    """No weights, and outputs in which no noise of weights is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ x.transpose(-1, -2)
+
+
+@pytest.mark.parametrize("net", [Products(), nn.Linear(8, 8, bias=False)])
+def test_weights_that_make_no_noise_are_no_measure(net: nn.Module) -> None:
+    torch.manual_seed(0)
+    for weight in net.parameters():
+        nn.init.zeros_(weight)
+    data = [torch.randn(1, 8, 8) for _ in range(3)]
+    graph = qc.trace(net.eval(), (data[0],))
+    made = qc.quantize(graph, data, V3, "auto")
+    assert torch.equal(qc.build(made)(data[0]), qc.interpret(made, data[0]))
+
+
+class Counter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.register_buffer("seen", torch.zeros(1, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += x
+        return self.layer(self.seen)
+
+
+def test_what_is_measured_of_a_whole_program() -> None:
+    """Nothing of one with state; else what recipe int8 makes, unless that is float."""
+    x = torch.randn(1, 8)
+    for net, slow, names in (
+        (nn.Linear(8, 8), False, ["auto", "float32", "int8"]),
+        (nn.Linear(8, 8), True, ["auto", "float32"]),
+        (Counter(), False, []),
+    ):
+        graph = qc.trace(net.eval(), (x,))
+        made = qc.quantize(graph, [x], V3, "auto")
+        normal = Pipeline(passes.NORMALIZE)(graph)
+        known = {program_name(normal, recipe_of(r)): {"0x0": us}
+                 for r, us in (("float32", 1.0), ("int8", 2.0))}  # fmt: skip
+        target = V3.with_times(known) if slow else V3
+        times = whole_times(Stages(graph, made, target, qc.build(made, V3)), [x], "auto")
+        assert sorted(name.rpartition(" of ")[2] for name in times) == names
+
+
+def test_recipes_that_cannot_tell_accuracy_take_no_time() -> None:
+    with pytest.raises(ValueError, match="recipe 'int8-dynamic' sees no data"):
+        recipe_of("int8-dynamic").lasting(1.0)
+    with pytest.raises(ValueError, match="max_time: expected milliseconds above 0, got inf"):
+        recipe_of("auto").lasting(math.inf)
+    with pytest.raises(ValueError, match="max_time: expected no max_drop beside it"):
+        replace(recipe_of("auto"), max_time=1.0)

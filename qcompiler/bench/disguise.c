@@ -34,6 +34,7 @@ static void answer(int number, siginfo_t *info, void *context) {
   const uint8_t *code = (const uint8_t *)r[REG_RIP];
   if (code[0] != 0x0f || code[1] != NO_OPCODE) { /* not ours: it faults again and ends the program */
     NEXT(signal)(number, SIG_DFL);
+    if (info->si_code <= 0) raise(number); /* somebody sent it */
     return;
   }
   unsigned leaf = r[REG_RAX], subleaf = r[REG_RCX], v[4];
@@ -107,7 +108,9 @@ unsigned la_objopen(struct link_map *map, Lmid_t space, uintptr_t *cookie) {
 
 /* What follows is of the copy that is preloaded. SIGILL is the other's: what is asked is not done. */
 int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
-  return number == SIGILL && action ? 0 : NEXT(sigaction)(number, action, old);
+  if (number != SIGILL || !action) return NEXT(sigaction)(number, action, old);
+  if (old) memset(old, 0, sizeof *old); /* SIG_DFL */
+  return 0;
 }
 
 sighandler_t signal(int number, sighandler_t handler) {

@@ -101,7 +101,7 @@ def _ours(
             yield Candidate(replace(row, failure=reason(e)))
             continue
         programs[name] = made
-        row = replace(row, seconds=made.seconds)
+        row = replace(row, seconds=made.seconds, whole=made.whole)
         yield Candidate(row, made.program(plan.threads))
         if plan.threads > 1 and name == SCALED:
             single = replace(row, program=f"{row.program}, 1 thread", threads=1, scaling=True)

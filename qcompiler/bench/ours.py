@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from qcompiler.api import Progress, stages_of
+from qcompiler.api import Progress, normalized, stages_of
 from qcompiler.bench.task import Task
 from qcompiler.frontend import trace
 from qcompiler.frontend.trees import flatten
 from qcompiler.graph import Graph
 from qcompiler.peers import Program
-from qcompiler.recipe import Recipe, recipe_of
+from qcompiler.recipe import Activations, Recipe, recipe_of
 from qcompiler.runtime import CompiledModel
 from qcompiler.targets import Target
+from qcompiler.whole import program_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,11 @@ class Traced:
     task: Task
     graph: Graph
     seconds: float
+
+    @cached_property
+    def normal(self) -> Graph:
+        """What is quantized of it, before anything is chosen."""
+        return normalized(self.graph)
 
     @staticmethod
     def of(task: Task) -> Traced:
@@ -36,11 +43,13 @@ class Traced:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """One of our programs and the inputs it is measured on. seconds: by stage."""
+    """One of our programs and the inputs it is measured on. seconds: by stage. whole: the name of
+    its time in a kernel database; empty where a quantized one has come out in float."""
 
     model: CompiledModel
     inputs: Sequence[Any]
     seconds: Mapping[str, float]
+    whole: str
 
     def program(self, threads: int) -> Program:
         """With a library of its own, so that programs of other thread counts stand beside it."""
@@ -66,7 +75,9 @@ def built(traced: Traced, recipe: str | Recipe, target: Target, show: Progress) 
         "build": end - began["build"],
     }
     inputs = flatten(made.manifest.main.trees[0], task.args, task.kwargs)
-    return Built(made, inputs, seconds)
+    as_wished = wanted.activations is Activations.NONE or made.report.integer_share > 0
+    name = program_name(traced.normal, wanted) if as_wished else ""
+    return Built(made, inputs, seconds, name)
 
 
 def _arrays(results: Any) -> Sequence[Any]:

@@ -19,7 +19,8 @@ class Row:
 
     times: milliseconds of a call. sqnr: dB against torch float32 on the held-out input, None where
     there is nothing to judge. seconds: of trace, quantize and build, of ours. failure: why there
-    are no times. scaling: whether it is one of ours again, at one thread or batch 1.
+    are no times. scaling: whether it is one of ours again, at one thread or batch 1. whole: of ours
+    that compute as their recipe says, the name of its time in a kernel database.
     """
 
     program: str
@@ -33,6 +34,7 @@ class Row:
     note: str = ""
     failure: str = ""
     scaling: bool = False
+    whole: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property

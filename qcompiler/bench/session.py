@@ -18,6 +18,7 @@ from qcompiler.bench.resident import Resident, memory_verdict, residents
 from qcompiler.bench.row import Row
 from qcompiler.bench.task import Task
 from qcompiler.runtime import CompiledModel
+from qcompiler.targets.database import WHOLE
 
 Open = Callable[[int], Task]
 """batch -> the task, made when its turn comes: models are large."""
@@ -64,6 +65,14 @@ class Results:
             "bars": [asdict(v) for v in self.bars],
         }  # fmt: skip
         return plain(found)  # type: ignore[no-any-return]
+
+
+    def whole_times(self) -> dict[str, dict[str, float]]:
+        """Rows for a kernel database: our programs at one thread."""
+        return {
+            row.whole: {WHOLE: round(row.times.least * 1e3, 2)} for row in _rows(self.works)
+            if row.whole and row.threads == 1 and row.times is not None
+        }  # fmt: skip
 
 
 def _rows(works: Iterable[Done]) -> list[Row]:

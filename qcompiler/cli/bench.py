@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qcompiler.cli.build import DATA, chosen, given
+from qcompiler.cli.build import DATA, chosen, given, timed
 from qcompiler.cli.exits import usage
 from qcompiler.cli.progress import Show, progress
-from qcompiler.cli.sources import Model, allowed_threads, data_of, model_of
+from qcompiler.cli.sources import Model, allowed_threads, data_of, model_of, require_writable
 
 if TYPE_CHECKING:
     from qcompiler.bench.session import Open
@@ -66,11 +66,13 @@ class Asked:
 @click.option("--per-op", is_flag=True, help="Time each kernel of the program of --recipe.")
 @click.option("--compile", "seconds", is_flag=True, help="Show the time quantize and build take.")
 @click.option("--memory", is_flag=True, help="Memory of a process that runs ResNet-50 int8.")
+@click.option("--database", metavar="FILE",
+              help="Times to be used; those of our whole programs at one thread are kept there.")
 @click.option("--like", metavar="T",
               help="Hide from every program the instructions that target T (x86-64-...) lacks.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(target: str, recipe: str, against: str, rounds: int | None, like: str | None,
-          **options: Any) -> None:  # fmt: skip
+          database: str | None, **options: Any) -> None:  # fmt: skip
     """Measure the time of a call: median and quartiles, all programs in turns.
 
     Results are compared with PyTorch's in float32, as SQNR.
@@ -82,6 +84,9 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
     if options["source"] and options["every"]:
         raise click.UsageError("--all measures every built-in work; leave SOURCE out")
     machine, wanted = chosen(target, recipe)
+    require_writable(database)
+    if database is not None and Path(database).exists():
+        machine = timed(machine, database)
     peers = peers_of(against)
     many = bool(peers) or options["every"]
     count = rounds or (ROUNDS_OF_MANY if many else ROUNDS)
@@ -89,7 +94,11 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
     if (asked.source or "").endswith(".qcm"):
         _bench_artifact(asked)
     else:
-        _bench_tasks(asked)
+        times = _bench_tasks(asked)
+        if database is not None and times:
+            from qcompiler.targets import database as kernels
+
+            kernels.write(database, machine.name, times)
 
 
 def _in_disguise(like: str) -> None:
@@ -123,7 +132,8 @@ def peers_of(text: str) -> tuple[str, ...]:
     return names
 
 
-def _bench_tasks(asked: Asked) -> None:
+def _bench_tasks(asked: Asked) -> dict[str, dict[str, float]]:
+    """Rows for a kernel database."""
     import torch  # noqa: F401  (before TVM, so that its absence is told at once)
 
     from qcompiler.bench.measure import Plan, wanted_recipes
@@ -139,6 +149,7 @@ def _bench_tasks(asked: Asked) -> None:
         results = session(_tasks(asked), plan, wish, show, say)
     if asked.as_json:
         click.echo(json.dumps(results.as_json(asked.source or "", plan), indent=1))
+    return results.whole_times()
 
 
 def _modes(peers: Iterable[str]) -> tuple[Mode, ...]:

@@ -77,17 +77,23 @@ def limited(recipe: Any, max_drop: float | None, max_time: float | None) -> Any:
 
 def stages(
     source: str, graph: Any, calibration: str | None, machine: Any, recipe: Any, show: Any,
-    tuned: bool,
+    tuned: bool, database: str | None,
 ) -> Any:  # fmt: skip
-    """What a compilation of the source went through. graph: of it, where it names one."""
+    """What a compilation of the source went through. graph: of it, where it names one. database:
+    where times are kept as soon as they are measured."""
     from qcompiler import api
+    from qcompiler.targets import database as kernels
+
+    def keep(target: Any) -> None:
+        if tuned and database is not None:
+            kernels.write(database, target.name, kernels.new(target.times, machine.times))
 
     data = data_of(calibration)
     if graph is not None:
-        return api.stages_of(graph, data, machine, recipe, show, tuned)
+        return api.stages_of(graph, data, machine, recipe, show, tuned, keep)
     model = model_of(source)
     return api.stages(
-        model.module, model.inputs, data, machine, recipe, progress=show, tuned=tuned,
+        model.module, model.inputs, data, machine, recipe, progress=show, tuned=tuned, keep=keep,
         **model.options,
     )  # fmt: skip
 
@@ -148,16 +154,12 @@ def compile_(
         )
     require_writable(output, report, *([database] if tuned else []))
     sections = _front_sections(front, report)
-    from qcompiler.targets import database as kernels
-
     if database is not None and (Path(database).exists() or not tuned):
         machine = timed(machine, database)
 
     with progress(sys.stdout) as show:
         show("load", 0, 0)
-        done = stages(source, graph, calibration, machine, wanted, show, tuned)
-        if tuned and database is not None:
-            kernels.write(database, done.target.name, kernels.new(done.target.times, machine.times))
+        done = stages(source, graph, calibration, machine, wanted, show, tuned, database)
         show("write", 0, 0)
         done.model.save(output)
         if report is not None:

@@ -39,6 +39,11 @@ def front(
     machine, wanted = chosen(target, recipe)
     needs_data(wanted, calibration)
     require_writable(output, plot)
+    if plot is not None:
+        from qcompiler.report import plots
+
+        if not plots.available():
+            raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
     from qcompiler.api import front as points_of
     from qcompiler.frontend import trace
 
@@ -54,7 +59,6 @@ def front(
     _print(points)
     if plot is not None:
         from qcompiler.atomic import replacing
-        from qcompiler.report import plots
 
         with replacing(plot) as file:
             file.write(plots.front(points).encode())
@@ -64,7 +68,7 @@ def _print(points: Sequence[FrontPoint]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    longest = max(point.ms for point in points)
+    longest = max(point.ms for point in points) or 1.0
     table = Table("--max-drop", "ms", "", "SQNR dB", "layers in float32")
     for p in points:
         table.add_row(

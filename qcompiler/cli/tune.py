@@ -43,9 +43,8 @@ def tune(source: str, target: str, recipe: str, calibration: str | None, databas
         machine = timed(machine, database)
     with progress(sys.stdout) as show:
         show("load", 0, 0)
-        done = stages(source, graph, calibration, machine, wanted, show, tuned=True)
+        done = stages(source, graph, calibration, machine, wanted, show, True, database)
     new = kernels.new(done.target.times, machine.times)
-    kernels.write(database, done.target.name, new)
     whole = {name: row[kernels.WHOLE] for name, row in new.items()
              if name.startswith(kernels.PROGRAM)}  # fmt: skip
     click.echo(f"{database}: {len(new) - len(whole)} products and conversions")

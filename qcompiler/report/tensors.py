@@ -13,6 +13,7 @@ from qcompiler.graph import Graph, Level, Node
 from qcompiler.ops import Const, Conv2d, Dequantize, IntConv2d, IntLinear, Linear
 from qcompiler.report.quality import sqnr
 from qcompiler.report.survey import FAMILIAR, layer_name, macs, value_name
+from qcompiler.report.words import described
 from qcompiler.types import QParams, TensorType
 
 BINS = 81
@@ -47,7 +48,8 @@ class Weight:
 @dataclass(frozen=True)
 class Activation:
     """A tensor held as codes. seen: smallest and largest value in calibration. covered: what the
-    codes can express. clipped: share of the values seen that lie outside of it, None: unknown."""
+    codes can express. clipped: share of the values seen that lie outside of it, None: unknown.
+    words: what makes its values hard to hold, see words."""
 
     name: str
     seen: tuple[float, float] | None
@@ -55,6 +57,7 @@ class Activation:
     clipped: float | None
     scale: float
     zero_point: int
+    words: str = ""
 
 
 def weights(graph: Graph, float_graph: Graph | None = None) -> list[Weight]:
@@ -141,7 +144,8 @@ def _activation(node: Node, quant: QParams) -> Activation:
     stats = node.note.stats
     seen = (stats.low, stats.high) if stats is not None and stats.count else None
     clipped = _outside(stats, covered, scale / 2) if stats is not None and seen else None
-    return Activation(value_name(node), seen, covered, clipped, scale, zero)
+    words = described(stats) if stats is not None else ""
+    return Activation(value_name(node), seen, covered, clipped, scale, zero, words)
 
 
 def _outside(stats: Any, covered: tuple[float, float], slack: float) -> float:

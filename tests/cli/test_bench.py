@@ -10,6 +10,7 @@ from qcompiler import peers, targets
 from qcompiler.bench import resident, session, works
 from qcompiler.bench.resident import Resident, memory_verdict
 from qcompiler.peers import Job, Mode, Precision, Program
+from qcompiler.targets import database as kernels
 
 OURS = f"int8 ({targets.native().name})"
 
@@ -45,8 +46,10 @@ def fake_peers(monkeypatch):
 
 def test_against_peers_all_our_recipes_are_measured(fake_peers, cli) -> None:
     done = cli("bench", "shop:net", "--against", "onnxruntime", "--rounds", 2, "--json",
-               "--per-op", "--compile")  # fmt: skip
+               "--per-op", "--compile", "--database", "k.json")  # fmt: skip
     assert done.code == 0
+    kept = kernels.read("k.json")[targets.native().name]
+    assert {"float32", "int8"} <= {name.rpartition(" of ")[2] for name in kept}
     found = json.loads(done.out)
     (work,) = found["works"]
     rows = {r["program"]: r for r in work["rows"]}
