@@ -134,12 +134,11 @@ class Search:
     def options(self, picks: Sequence[int]) -> list[Option]:
         return [row[k].option for row, k in zip(self.offers, picks, strict=True)]
 
-    def simulated(self, picks: Sequence[int]) -> float | None:
-        """The noise at the outputs."""
-        return self._simulated(self.options(picks))
-
-    def _simulated(self, options: Sequence[Option]) -> float | None:
-        return None if self.simulation is None else self.simulation.noise(self.units, options)
+    def simulated(self, picks: tuple[int, ...]) -> float | None:
+        """The noise at the outputs; None where it does not matter."""
+        if self.simulation is not None and picks not in self._noise:
+            self._noise[picks] = self.simulation.noise(self.units, self.options(picks))
+        return self._noise.get(picks)
 
     def wanted(self) -> tuple[int, ...]:
         """What the recipe asks for. Raises TimeError where nothing is fast enough."""
@@ -172,7 +171,7 @@ class Search:
         whole = self.ctx.target.least(program_name(self.graph, recipe_of("int8")))
         if whole is None or not all(p.measured for p in self.prices):
             return 0.0
-        offers = [[p.offer(p.unit.safe), *p.plain()[1:]] for p in self.prices]
+        offers = [[p.offer(p.unit.safe), *p.in_float()] for p in self.prices]
         found = fastest(problem_of(self.graph, self.units, offers, self.ctx))
         assert found is not None
         return max(0.0, whole - found.time / NANOSECONDS)
@@ -205,32 +204,24 @@ class Search:
         for rung in LADDER:
             if rung > highest:
                 continue
-            found = self._simulated_within(rung)
-            if found is None:
+            point = self._within(rung)
+            if point is None:
                 break
-            picks, noise = found
-            if noise <= allowed:
-                return picks
+            noise = self.simulated(point.picks)
+            if noise is not None and noise <= allowed:
+                return point.picks
         if over < 0:  # nothing may be within it
             best = most_exact(self.problem)
             return self._picks(safe) if best is None else best.picks
         return self._picks(safe)
 
-    def _simulated_within(self, rung: float) -> tuple[tuple[int, ...], float] | None:
-        """The fastest choices whose noise is estimated to be within that rung, and what it is when
-        it is simulated."""
+    def _within(self, rung: float) -> Point | None:
+        """The fastest choices whose noise is estimated to be within that rung."""
         if rung not in self._fastest:
             estimated = sum(p.offer(p.unit.safe).noise for p in self.prices)
             limit = math.inf if rung == math.inf else estimated * 10 ** (rung / 10)
             self._fastest[rung] = fastest(self.problem, limit)
-        point = self._fastest[rung]
-        if point is None:
-            return None
-        if point.picks not in self._noise:
-            noise = self.simulated(point.picks)
-            assert noise is not None
-            self._noise[point.picks] = noise
-        return point.picks, self._noise[point.picks]
+        return self._fastest[rung]
 
     @cached_property
     def _fastest(self) -> dict[float, Point | None]:
@@ -258,7 +249,8 @@ class Search:
         assert self.simulation is not None
         safe = [p.unit.safe for p in self.prices]
         weights = self.simulation.noise(self.units, safe, activations=False)
-        return weights * 10 ** (over / 10) if self.safest > UNFIT * weights else within
+        unfit = 0 < UNFIT * weights < self.safest  # weights that codes hold exactly tell nothing
+        return weights * 10 ** (over / 10) if unfit else within
 
     def point(self, drop: float) -> FrontPoint:
         """What the fastest choices cost that lose so many decibels more than all codes with the
@@ -369,6 +361,9 @@ def _reasons(prices: Sequence[Prices], chosen: Sequence[Option]) -> Iterator[tup
         for layer, times, sums in zip(p.unit.layers, p.times, p.unit.rule.sums, strict=True):
             how = "measured" if p.measured else "estimated"
             spent = f"{times[None]:.3g} us in float32, {times[sums]:.3g} in integers"
-            faster = times[None] < times[sums]
-            why = "faster in float32" if faster else "its codes cost more accuracy than they save"
+            why = "faster in float32"
+            if times[None] >= times[sums]:
+                noisy = p.offer(p.unit.rule).noise > 0
+                cost = "more accuracy" if noisy else "more time to make"
+                why = f"its codes cost {cost} than they save"
             yield layer.node, f"{why} ({how}: {spent})"

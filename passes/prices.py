@@ -74,12 +74,14 @@ class Prices:
 
     def plain(self) -> list[Offer]:
         """What the recipe's rule decides, and float32."""
-        offers = [self.offer(self.unit.rule)]
-        if self.times:
-            plain = self.offer(self.unit.in_float)
-            time = plain.time if self.measured else plain.time / DOUBT
-            offers.append(replace(plain, time=time))
-        return offers
+        return [self.offer(self.unit.rule), *self.in_float()]
+
+    def in_float(self) -> list[Offer]:
+        """Float32, where its time is known."""
+        if not self.times:
+            return []
+        offer = self.offer(self.unit.in_float)
+        return [offer if self.measured else replace(offer, time=offer.time / DOUBT)]
 
     def all(self) -> list[Offer]:
         """The same, all codes with the safest sums, and of each number of products the share of

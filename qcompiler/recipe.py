@@ -69,15 +69,15 @@ class Recipe:
         _expect("percentile", self.percentile, "a number in (50, 100]", _in_range(self.percentile))
         loss = self.sums_loss
         _expect("sums_loss", loss, "decibels from 0 to 100", _is_number(loss) and 0 <= loss <= 100)
-        for field in ("over_weights", "max_drop"):
-            drop = getattr(self, field)
-            fits = drop is None or (_is_number(drop) and -100 <= drop <= 100)
-            _expect(field, drop, "decibels from -100 to 100", fits)
-            object.__setattr__(self, field, None if drop is None else float(drop))
+        for field in ("max_drop", "over_weights"):
+            lost = getattr(self, field)
+            fits = lost is None or (_is_number(lost) and -100 <= lost <= 100)
+            _expect(field, lost, "decibels from -100 to 100", fits)
+            object.__setattr__(self, field, None if lost is None else float(lost))
         most = self.max_time
         fits = most is None or (_is_number(most) and 0 < most < math.inf)
         _expect("max_time", most, "milliseconds above 0", fits)
-        _expect("max_time", most, "no max_drop beside it", most is None or drop is None)
+        _expect("max_time", most, "no max_drop beside it", None in (most, self.max_drop))
         object.__setattr__(self, "max_time", None if most is None else float(most))
         named = isinstance(keep, list | tuple) and all(isinstance(k, str) and k for k in keep)
         _expect("keep_float", keep, "a list of names", named)

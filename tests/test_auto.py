@@ -13,7 +13,7 @@ from qcompiler import passes
 from qcompiler.api import Stages, context, whole_times
 from qcompiler.graph import Graph, Node
 from qcompiler.interpret import run
-from qcompiler.ops import IntConv2d, IntLinear, Quantize
+from qcompiler.ops import IntConv2d, IntLinear, IntMatmul, Quantize
 from qcompiler.passes.assign_precision import search_of
 from qcompiler.pipeline import Pipeline
 from qcompiler.recipe import RangeMethod, Recipe, recipe_of
@@ -245,14 +245,17 @@ class Products(nn.Module):
         return x @ x.transpose(-1, -2)
 
 
-@pytest.mark.parametrize("net", [Products(), nn.Linear(8, 8, bias=False)])
-def test_weights_that_make_no_noise_are_no_measure(net: nn.Module) -> None:
+@pytest.mark.parametrize("net", [Products(), nn.Conv2d(8, 8, 1, bias=False)])
+def test_weights_that_codes_hold_exactly_are_no_measure(net: nn.Module) -> None:
+    """Of a sample far below the range of the others much is lost, and nothing of it by weights."""
     torch.manual_seed(0)
     for weight in net.parameters():
-        nn.init.zeros_(weight)
-    data = [torch.randn(1, 8, 8) for _ in range(3)]
+        nn.init.ones_(weight)
+    data = [torch.randn(1, 8, 8, 8) * size for size in (0.01, 1.0, 1.0)]
     graph = qc.trace(net.eval(), (data[0],))
     made = qc.quantize(graph, data, V3, "auto")
+    assert noise(graph, made, data[:1]) < 30
+    assert any(isinstance(n.op, IntConv2d | IntMatmul) for n in made.nodes())
     assert torch.equal(qc.build(made)(data[0]), qc.interpret(made, data[0]))
 
 

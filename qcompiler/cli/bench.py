@@ -92,6 +92,8 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
     count = rounds or (ROUNDS_OF_MANY if many else ROUNDS)
     asked = Asked(target=machine, recipe=wanted, peers=peers, rounds=count, **options)
     if (asked.source or "").endswith(".qcm"):
+        if database is not None:
+            raise click.UsageError(f"{asked.source} is a finished program; leave --database out")
         _bench_artifact(asked)
     else:
         times = _bench_tasks(asked)
