@@ -13,7 +13,7 @@ from qcompiler.graph import Graph, Level, Node
 from qcompiler.interpret import run
 from qcompiler.ops import Const
 from qcompiler.pipeline import Pass, declare
-from qcompiler.recipe import Activations
+from qcompiler.recipe import Activations, Recipe
 from qcompiler.stats import EMPTY, Stats
 from qcompiler.types import DType, TensorType
 
@@ -30,11 +30,11 @@ class Calibrate(Pass):
     none of its own, the clamp's decide.
 
     Each piece of the data starts from the initial state. Without data the graph only changes its
-    level; DataError where the recipe has static activations, which need it.
+    level; DataError where the recipe needs it.
     """
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
-        if ctx.data is None and ctx.recipe.activations is not Activations.STATIC:
+        if ctx.data is None and not ctx.recipe.needs_data:
             return replace(graph, level=Level.CALIBRATED)
         stats = collect(graph, ctx)
         notes = {node: replace(node.note, stats=found) for node, found in stats.items()}
@@ -49,10 +49,7 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
     import torch
 
     if ctx.data is None:
-        raise DataError(
-            f"recipe {ctx.recipe.name!r} has static activations: expected calibration data, got "
-            f"none; pass an iterable of inputs, or choose the recipe 'int8-dynamic'"
-        )
+        raise DataError(f"{_need(ctx.recipe)}: expected calibration data, got none; {_cure(ctx)}")
     users, results = graph.users(), set(graph.results)
     stats = {
         node: EMPTY for node in users if _is_value(node) and not only_clamped(node, users, results)
@@ -73,6 +70,18 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
             ctx.progress("calibrate", done, total)
     ctx.emit("calibrated", digest.hexdigest())
     return stats
+
+
+def _need(recipe: Recipe) -> str:
+    static = recipe.activations is Activations.STATIC
+    what = "static activations" if static else "a rounding or scaling that goes by data"
+    return f"recipe {recipe.name!r} has {what}"
+
+
+def _cure(ctx: Context) -> str:
+    static = ctx.recipe.activations is Activations.STATIC
+    other = "choose the recipe 'int8-dynamic'" if static else "leave them out"
+    return f"pass an iterable of inputs, or {other}"
 
 
 def _run(graph: Graph, piece: Any, see: Callable[[Node, Any], None], where: str) -> None:

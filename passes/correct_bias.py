@@ -30,12 +30,14 @@ def mean_error_into_bias(node: Node) -> Node | Miss | None:
     read = x.inputs[0].tensor.quant if isinstance(x.op, Dequantize) else None
     if weight is None or not all(isinstance(b.op, Const) for b in biases):
         return Miss("its weight or bias is not constant")
+    if not bool(weight.error.any()):
+        return Miss("its weights are codes already")
     means = _means(node, x)
     if means is None:
         return Miss(f"no means of %{x.name} were measured")
     old = [b.op.value.double() for b in biases if isinstance(b.op, Const)]
     new = (old[0] if old else 0.0) - _response(node, weight.error, means)
-    if not _proven(weight, read, new):
+    if not proven(weight, read, new):
         return Miss("with the corrected bias int32 sums are not proven")
     bias = const(new.float(), name=f"{biases[0].name if biases else node.name}.corrected")
     return replace(node, inputs=(x, w, bias))
@@ -43,12 +45,14 @@ def mean_error_into_bias(node: Node) -> Node | Miss | None:
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant weight in codes: the codes, their scales, and what they stand for less the float
-    value (float64)."""
+    """A constant weight in codes: the codes, their scales, what they stand for (float32), and that
+    less the float value (float64). spread: float64, the scale of each weight."""
 
     codes: Tensor
     scales: tuple[float, ...]
+    real: Tensor
     error: Tensor
+    spread: Tensor
 
     @staticmethod
     def of(node: Node) -> Weight | None:
@@ -59,7 +63,9 @@ class Weight:
                 if params is not None and len(values) == len(coded.inputs):
                     codes = quantize.eval(*values)
                     real = dequantize.eval(codes, *values[1:])
-                    return Weight(codes, params.scale, real.double() - values[0].double())
+                    error = real.double() - values[0].double()
+                    ones = dequantize.eval(codes.new_ones(codes.shape), values[1], values[2] * 0)
+                    return Weight(codes, params.scale, real, error, ones.double())
         return None
 
 
@@ -103,7 +109,7 @@ def _response(node: Node, weight: Tensor, means: Tensor) -> Tensor:
     return (taps @ means.reshape(groups, -1, 1)).reshape(-1)
 
 
-def _proven(weight: Weight, x: QParams | None, bias: Tensor) -> bool:
+def proven(weight: Weight, x: QParams | None, bias: Tensor) -> bool:
     """Whether int32 sums still fit; over rows quantized at run time the bias stays float."""
     import torch
 

@@ -17,6 +17,7 @@ _LAZY = {
     "quantize": "qcompiler.api",
     "tune": "qcompiler.api",
     "front": "qcompiler.api",
+    "explain": "qcompiler.api",
     "build": "qcompiler.api",
     "compile": "qcompiler.api",
     "load": "qcompiler.runtime",
@@ -65,6 +66,7 @@ __all__ = [
     "compile",
     "const",
     "constants_of",
+    "explain",
     "front",
     "graph_pass",
     "interpret",
@@ -82,7 +84,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from qcompiler import targets
-    from qcompiler.api import build, compile, front, quantize, tune
+    from qcompiler.api import build, compile, explain, front, quantize, tune
     from qcompiler.context import Context
     from qcompiler.errors import InputError
     from qcompiler.frontend import trace

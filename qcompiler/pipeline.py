@@ -37,7 +37,8 @@ class Pass:
 
     needs: the levels it accepts. gives: the level of its result (None: unchanged). exact: its
     result computes the same values, which QC_CHECK verifies. required: later passes or kernels
-    cannot do without it; optional: QC_BISECT may skip it, for it neither is nor gives a level.
+    cannot do without it, or a recipe asks for it; optional: QC_BISECT may skip it, for it neither
+    is nor gives a level.
     Subclasses are frozen dataclasses whose further fields are the pass's options.
     """
 

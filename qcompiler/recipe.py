@@ -26,6 +26,27 @@ class RangeMethod(Enum):
     ENTROPY = "entropy"
 
 
+class Rounding(Enum):
+    """How weights are rounded to codes: each to the nearest, or together, over calibration data,
+    so that errors cancel in what the layer makes of it (AdaRound, Nagel et al. 2020; GPTQ, Frantar
+    et al. 2023)."""
+
+    NEAREST = "nearest"
+    ADAROUND = "adaround"
+    GPTQ = "gptq"
+
+
+class Scaling(Enum):
+    """How the channels between two layers, or a norm and a layer, are scaled before: not at all, by
+    their weights (cross-layer equalization, Nagel et al. 2019), by activations and weights
+    (SmoothQuant, Xiao et al. 2023), by what rounding then costs (AWQ, Lin et al. 2024)."""
+
+    NONE = "none"
+    EQUALIZE = "equalize"
+    SMOOTH = "smooth"
+    AWQ = "awq"
+
+
 GROUPS = (32, 64, 128)
 """Sizes a group of 4-bit weights may have: what kernels are written and proven for."""
 
@@ -49,6 +70,8 @@ class Recipe:
     where codes of activations lose 10 dB or more, decibels that may be lost instead on top of what
     codes of weights alone lose; None: nothing is different there. max_time: milliseconds of a call
     on one core, of which the most accurate choices are made, instead of the fastest within a loss.
+    rounding, scaling: methods that make the same program more accurate; all but `nearest`, `none`
+    and `equalize` need calibration data. Both may be given by their names.
     """
 
     name: str
@@ -62,6 +85,8 @@ class Recipe:
     max_drop: float | None = None
     over_weights: float | None = None
     max_time: float | None = None
+    rounding: Rounding = Rounding.NEAREST
+    scaling: Scaling = Scaling.NONE
 
     def __post_init__(self) -> None:
         keep = self.keep_float
@@ -88,6 +113,8 @@ class Recipe:
         values = {
             "activations": _member("activations", Activations, self.activations),
             "range": _member("range", RangeMethod, self.range),
+            "rounding": _member("rounding", Rounding, self.rounding),
+            "scaling": _member("scaling", Scaling, self.scaling),
             "percentile": float(self.percentile),
             "keep_float": tuple(keep),
             "sums_loss": float(loss),
@@ -97,6 +124,18 @@ class Recipe:
         narrow = self.weight_bits == 4
         fits = not narrow or self.activations in (Activations.FLOAT, Activations.DYNAMIC)
         _expect("activations", self.activations.value, "float or dynamic with 4-bit weights", fits)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether nothing can be quantized by it without calibration data."""
+        return self.activations is Activations.STATIC or self.needs_data_again
+
+    @property
+    def needs_data_again(self) -> bool:
+        """Whether the data is read more than once."""
+        return self.activations is not Activations.NONE and (
+            self.rounding is not Rounding.NEAREST or self.scaling in (Scaling.SMOOTH, Scaling.AWQ)
+        )
 
     def dropping(self, decibels: float) -> Recipe:
         """The same that may lose so much. Raises ValueError where it has nothing to choose."""

@@ -42,7 +42,7 @@ LAZY = {
     "cli": tuple(name for name in HEAVY if name != "qcompiler.cli"),
     "runtime": ("torch", "qcompiler.passes", "qcompiler.targets", "qcompiler.frontend"),
 }
-FACADE = ("qcompiler/__init__.py", "qcompiler/api.py")
+FACADE = ("qcompiler/__init__.py", "qcompiler/api/")
 PICTURES = ("matplotlib", "plotly", "PIL", "skimage", "foolbox")
 DRAWS = ("report", "zoo", "demo")
 
@@ -79,7 +79,7 @@ def parse(path: Path) -> ast.Module:
 
 def layer(path: Path) -> str:
     """The layer a file belongs to, a key of NEVER or `demo`."""
-    if path.as_posix() in FACADE:
+    if path.as_posix().startswith(FACADE):
         return "facade"
     if path.parts[0] in ("passes", "targets"):
         return path.parts[0]

@@ -5,7 +5,7 @@ from itertools import combinations, product
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qcompiler import arith
@@ -261,3 +261,28 @@ def test_accumulators_and_requantize_stay_exact_at_the_extremes() -> None:
     assert arith.requantize(TORCH, acc, 2.0**-19, 0, 0, 255, "uint8").item() == round(
         acc.item() / 2**19
     )
+
+
+@settings(deadline=None)  # hundreds of steps where all codes are large
+@given(
+    st.lists(st.lists(CODE, min_size=16, max_size=16), min_size=1, max_size=4),
+    code_range(),
+    st.sampled_from([*RULES, SumRule(16), MADDUBS]),
+)
+def test_codes_moved_toward_zero_fit(
+    rows: list[list[int]], a_range: tuple[int, int], rule: SumRule
+) -> None:
+    codes = torch.tensor(rows, dtype=torch.int8)
+    moved = arith.toward_zero(codes, codes.double() * 0.99, *a_range, rule)
+    assert bool(arith.fits(moved, *a_range, rule).all())
+    toward = (moved.int() * codes.int() >= 0) & (moved.int().abs() <= codes.int().abs())
+    assert bool(toward.all())
+    fine = arith.fits(codes, *a_range, rule)
+    assert moved[fine].equal(codes[fine])
+
+
+def test_the_code_farthest_beyond_its_value_moves_first() -> None:
+    codes = torch.tensor([[100, 100, 60]], dtype=torch.int8)
+    real = torch.tensor([[100.4, 99.6, 60.0]])
+    rule = SumRule(3, -(2**15), 259 * 100)
+    assert arith.toward_zero(codes, real, 0, 100, rule).tolist() == [[100, 99, 60]]

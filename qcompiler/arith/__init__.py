@@ -76,6 +76,7 @@ from .proofs import (
     partial_sum_bounds,
     proof_scale,
     rowwise,
+    toward_zero,
 )
 from .rows import layer_norm, log_softmax, rms_norm, row_mean, row_variance, softmax
 from .tables import TABLE_SIZE, clamp_codes, table_offset, unary_table
@@ -162,6 +163,7 @@ __all__ = [
     "spread",
     "table_offset",
     "tanh",
+    "toward_zero",
     "trunc_div",
     "unary_table",
     "weight_scales",

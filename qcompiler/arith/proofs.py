@@ -148,6 +148,48 @@ def int32_bounds(
     return low, high
 
 
+def toward_zero(
+    w_codes: Tensor, real: Tensor, a_lo: int, a_hi: int, rule: SumRule | None
+) -> Tensor:  # fmt: skip
+    """The codes [C, K], in memory order, with some moved toward zero until every group fits.
+
+    real [C, K]: what they were rounded from, in units of their scales. Of a group that does not fit
+    those codes move that add to its sum and lie farthest beyond their real values, one step each.
+    """
+    if rule is None:
+        return w_codes
+    codes = w_codes.to(torch.int64)
+    groups = _groups(codes, rule)
+    values = _groups(real.to(torch.float64), rule)
+    low, high = min(a_lo, 0), max(a_hi, 0)
+    for up, down, limit in ((high, -low, rule.hi), (-low, high, -rule.lo)):
+        pull = torch.where(groups > 0, up, down)
+        failing = ((pull * groups.abs()).sum(-1) > limit).nonzero(as_tuple=True)
+        groups[failing] = _lowered(groups[failing], values[failing], pull[failing], limit)
+    return _ungrouped(groups, codes, rule).to(w_codes.dtype)
+
+
+def _lowered(groups: Tensor, real: Tensor, pull: Tensor, limit: int) -> Tensor:
+    """Rows of codes [N, products] with some moved toward zero, until `sum |q| pull <= limit`."""
+    groups = groups.clone()
+    left = torch.arange(len(groups))
+    while len(left):
+        codes = groups[left]
+        beyond = torch.where(codes * pull[left] != 0, codes.abs() - real[left].abs(), -torch.inf)
+        worst = beyond.argmax(1, keepdim=True)
+        groups[left] = codes.scatter_add(1, worst, -codes.gather(1, worst).sign())
+        left = left[(groups[left].abs() * pull[left]).sum(1) > limit]
+    return groups
+
+
+def _ungrouped(groups: Tensor, like: Tensor, rule: SumRule) -> Tensor:
+    """Back from `_groups` to [C, K]."""
+    channels, size = like.shape
+    runs = groups.reshape(channels, -1, rule.block // (rule.runs * rule.neighbours), rule.runs,
+                          rule.neighbours)  # fmt: skip
+    return runs.transpose(2, 3).reshape(channels, -1)[:, :size]
+
+
 def matmul_bounds(
     k: int, a_range: tuple[int, int], za: int, b_range: tuple[int, int], zb: int
 ) -> tuple[int, int]:

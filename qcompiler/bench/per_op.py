@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcompiler.graph import Node
+from qcompiler.names import layer_name
 from qcompiler.op import kind_of
 from qcompiler.ops import Const, Get, Input, Region, Reshape, Tuple, Unpack
-from qcompiler.report.survey import detail, layer_name, macs
+from qcompiler.report.survey import detail, macs
 from qcompiler.runtime import CompiledModel
 from qcompiler.runtime.clock import kernel_times
 from qcompiler.types import TensorType

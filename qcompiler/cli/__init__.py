@@ -8,6 +8,7 @@ from qcompiler import __version__
 from qcompiler.cli.bench import bench
 from qcompiler.cli.build import compile_, demo, targets
 from qcompiler.cli.exits import guarded
+from qcompiler.cli.explain import explain
 from qcompiler.cli.front import front
 from qcompiler.cli.graphs import inspect, opt
 from qcompiler.cli.run import run, verify
@@ -24,7 +25,7 @@ def commands() -> None:
     """
 
 
-for command in (compile_, run, verify, inspect, opt, front, tune, bench, targets, demo):
+for command in (compile_, run, verify, inspect, opt, front, explain, tune, bench, targets, demo):
     commands.add_command(command)
 
 

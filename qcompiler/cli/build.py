@@ -38,6 +38,16 @@ SPAN = click.option(
     help="Instead: milliseconds of a call on one core, by measured times; the most accurate "
     "choices within it are made.",
 )  # fmt: skip
+ROUNDING = click.option(
+    "--rounding", type=click.Choice(["nearest", "adaround", "gptq"]),
+    help="Of weights: each to the nearest code, or together, so that errors cancel in what layers "
+    "make of the calibration data. Takes longer to compile; the program is as fast.",
+)  # fmt: skip
+SCALING = click.option(
+    "--scaling", type=click.Choice(["none", "equalize", "smooth", "awq"]),
+    help="Of channels between two layers, or a norm and a layer, before: by weights, by "
+    "activations and weights, or by what rounding weights costs. The program is as fast.",
+)  # fmt: skip
 DATA = click.option("--calibration", metavar="DATA", help=f"{DATA_HELP}.")
 
 
@@ -75,6 +85,14 @@ def limited(recipe: Any, max_drop: float | None, max_time: float | None) -> Any:
         raise usage(e, "--max-drop" if max_time is None else "--max-time") from None
 
 
+def refined(recipe: Any, rounding: str | None, scaling: str | None) -> Any:
+    """The recipe with these methods where they are given."""
+    from dataclasses import replace
+
+    given = {"rounding": rounding, "scaling": scaling}
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
 def stages(
     source: str, graph: Any, calibration: str | None, machine: Any, recipe: Any, show: Any,
     tuned: bool, database: str | None,
@@ -109,11 +127,17 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
     """Raises click.UsageError when the recipe cannot do without calibration data."""
     from qcompiler.recipe import Activations
 
-    if recipe.activations is Activations.STATIC and calibration is None:
+    if not recipe.needs_data or calibration is not None:
+        return
+    if recipe.activations is Activations.STATIC:
         raise click.UsageError(
             f"recipe {recipe.name!r} has static activations and needs --calibration DATA "
             f"({DATA_HELP}); `int8-dynamic` needs none"
         )
+    raise click.UsageError(
+        f"rounding {recipe.rounding.value!r} and scaling {recipe.scaling.value!r} go by data: they "
+        f"need --calibration DATA ({DATA_HELP})"
+    )
 
 
 @click.command("compile", epilog=f"{SOURCE_HELP} {GRAPH_HELP}")
@@ -131,10 +155,16 @@ def needs_data(recipe: Any, calibration: str | None) -> None:
               "tile; with --database the times are kept there.")  # fmt: skip
 @LOSS
 @SPAN
+@ROUNDING
+@SCALING
+@click.option("--explain", "explained", is_flag=True,
+              help="Also find out where the error comes from, for `qcompiler explain` and the "
+              "report.")  # fmt: skip
 def compile_(
     source: str, target: str, recipe: str, calibration: str | None, output: str,
     report: str | None, front: str | None, database: str | None, tuned: bool,
-    max_drop: float | None, max_time: float | None,
+    max_drop: float | None, max_time: float | None, rounding: str | None, scaling: str | None,
+    explained: bool,
 ) -> None:  # fmt: skip
     """Compile a PyTorch model to a .qcm artifact.
 
@@ -143,7 +173,7 @@ def compile_(
     from qcompiler.graph import Level
 
     machine, wanted = chosen(target, recipe)
-    wanted = limited(wanted, max_drop, max_time)
+    wanted = refined(limited(wanted, max_drop, max_time), rounding, scaling)
     graph = graph_of(source)
     if graph is None or graph.level is Level.FLOAT:
         needs_data(wanted, calibration)
@@ -160,14 +190,41 @@ def compile_(
     with progress(sys.stdout) as show:
         show("load", 0, 0)
         done = stages(source, graph, calibration, machine, wanted, show, tuned, database)
+        model = done.model
+        if explained:
+            model = with_errors(done, calibration, wanted, show)
+            sections.append(_errors_section(model.report.errors))
         show("write", 0, 0)
-        done.model.save(output)
+        model.save(output)
         if report is not None:
             from qcompiler.report import write_page
 
-            write_page(Path(report), done.model.report, done.quantized, done.traced,
+            write_page(Path(report), model.report, done.quantized, done.traced,
                        sections=sections)  # fmt: skip
     click.echo(f"{output}: {summary(done.model)}")
+
+
+def with_errors(done: Any, calibration: str | None, recipe: Any, show: Any) -> Any:
+    """The model whose report says where its error comes from. Raises click.UsageError where there
+    is nothing to tell it from."""
+    from dataclasses import replace
+
+    from qcompiler import api
+
+    data = data_of(calibration)
+    if done.traced is None or data is None:
+        raise click.UsageError(
+            f"--explain compares the model with its float original on data: give a model or a "
+            f"FLOAT graph, and --calibration DATA ({DATA_HELP})"
+        )
+    found = api.explain(done.traced, data, done.target, recipe, show)
+    return done.model.with_report(replace(done.model.report, errors=found))
+
+
+def _errors_section(errors: Any) -> Any:
+    from qcompiler.report.errors import section
+
+    return section(errors)
 
 
 def _front_sections(front: str | None, report: str | None) -> list[Any]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from qcompiler.ledger import Ledger
+
 FORMAT = 1
 """Version of the JSON form; another one is refused."""
 
@@ -52,7 +54,8 @@ class Report:
     quantizes, dequantizes: conversions left between float and codes. bytes_float32, bytes_now:
     all constants of the model. instructions: multiply-adds by the instruction that does them; empty
     where nothing was built. sqnr_db: per output, against the float graph, in dB (see quality).
-    times_ms: median time of a call in milliseconds, by what ran.
+    times_ms: median time of a call in milliseconds, by what ran. errors: where the error at the
+    outputs comes from; None where nobody asked.
     """
 
     target: str
@@ -65,6 +68,7 @@ class Report:
     sqnr_db: Numbers = field(default_factory=dict)
     times_ms: Numbers = field(default_factory=dict)
     instructions: Numbers = field(default_factory=dict)
+    errors: Ledger | None = None
 
     @property
     def macs(self) -> int:
@@ -95,7 +99,10 @@ class Report:
             for layer in self.layers
         ]
         body = {f.name: getattr(self, f.name) for f in fields(Report)}
-        numbers = {name: _plain(body[name]) for name in NUMBERS}
+        errors = body.pop("errors")
+        numbers: dict[str, Any] = {name: _plain(body[name]) for name in NUMBERS}
+        if errors is not None:
+            numbers["errors"] = errors.to_json()
         return json.dumps({"format": FORMAT, **body, **numbers, "layers": rows}, indent=1)
 
     @staticmethod
@@ -108,7 +115,9 @@ class Report:
                 raise ReportError(f"report: expected format {FORMAT}, got {found!r}")
             layers = tuple(Layer(**row) for row in body.pop("layers"))
             numbers: dict[str, Any] = {k: _numbers(body.pop(k, {})) for k in NUMBERS}
-            return Report(layers=layers, **numbers, **body)
+            found = body.pop("errors", None)
+            errors = None if found is None else Ledger.from_json(found)
+            return Report(layers=layers, errors=errors, **numbers, **body)
         except ReportError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as e:

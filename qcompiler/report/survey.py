@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from qcompiler.graph import Graph, Node
+from qcompiler.names import INTEGER, WEIGHTED, dtype_of, holds_codes, layer_name, value_name
 from qcompiler.op import Movement
 from qcompiler.ops import (
     Add,
@@ -39,10 +40,7 @@ from qcompiler.types import DType, Sym, TensorType
 FLOAT32_BYTES = 4
 HALF_BYTE = 7  # the largest code of 4 bits
 FLOAT_OPERAND = "what it reads is computed in float"  # of a node for itself planned as integer
-CODED = (WeightOnlyLinear, GroupedIntLinear)
-WEIGHTED = (Conv2d, Linear, IntLinear, *CODED)  # IntConv2d is a Conv2d
 PRODUCTS = (Matmul, IntMatmul)
-INTEGER = (IntConv2d, IntLinear, GroupedIntLinear, IntMatmul, IntAdd, IntMul, IntSumPool2d, Lookup)
 CONVERSIONS = (Quantize, Dequantize, DynamicQuantize, Requantize, Rescale)
 
 # How a reader of the PyTorch model calls what an integer op computes.
@@ -57,8 +55,7 @@ FAMILIAR = {
     IntSumPool2d: "avg_pool2d",
     Lookup: "table",
 }
-MADE_BY_PASSES = (".quantize", ".q", ".dq")  # what passes append to the name of a value
-PARAMETERS = (".weight", ".bias", ".w", ".b")
+
 
 
 def describe(graph: Graph, float_graph: Graph | None = None, target: str = "") -> Report:
@@ -97,7 +94,7 @@ def computes(node: Node) -> bool:
 
 
 def _layer(node: Node, origins: dict[str, Node]) -> Layer:
-    integer = isinstance(node.op, INTEGER) or _codes(node)
+    integer = isinstance(node.op, INTEGER) or holds_codes(node)
     stored = parameters(node)
     return Layer(
         name=layer_name(node),
@@ -105,32 +102,11 @@ def _layer(node: Node, origins: dict[str, Node]) -> Layer:
         detail=detail(node),
         origin=node.note.origin,
         macs=macs(node),
-        precision=_precision(node) if integer else _dtype(node).value,
+        precision=_precision(node) if integer else dtype_of(node).value,
         reason="" if integer else node.note.reason or FLOAT_OPERAND,
         bytes_float32=0 if isinstance(node.op, Lookup) else FLOAT32_BYTES * elements(stored),
         bytes_now=size(stored),
     )
-
-
-def layer_name(node: Node) -> str:
-    """The module path its weight has, or the name of the value, without what passes append."""
-    if isinstance(node.op, WEIGHTED) and isinstance(node.inputs[1].op, Const):
-        weight = _bare(node.inputs[1].name)
-        if weight.endswith(PARAMETERS):
-            return weight.rpartition(".")[0]
-    return value_name(node)
-
-
-def value_name(node: Node) -> str:
-    """The name of the float value that the node computes: `y.q.int_add` => `y`."""
-    made = isinstance(node.op, INTEGER) or _codes(node)
-    return _bare(node.name.removesuffix(f".{node.op.kind}" if made else ""))
-
-
-def _bare(name: str) -> str:
-    for suffix in MADE_BY_PASSES:
-        name = name.removesuffix(suffix)
-    return name
 
 
 def _familiar(node: Node, origins: dict[str, Node]) -> str:
@@ -138,15 +114,6 @@ def _familiar(node: Node, origins: dict[str, Node]) -> str:
     if isinstance(node.op, Lookup) and source is not None:
         return source.op.kind
     return FAMILIAR.get(type(node.op), node.op.kind)
-
-
-def _codes(node: Node) -> bool:
-    """Whether codes are moved as they are (max pool)."""
-    return isinstance(node.op, Movement) and _dtype(node).is_code
-
-
-def _dtype(node: Node) -> DType:
-    return node.type.dtype if isinstance(node.type, TensorType) else node.type.items[0].dtype
 
 
 def _precision(node: Node) -> str:

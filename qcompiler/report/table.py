@@ -58,12 +58,12 @@ def float_table(report: Report) -> Table:
     """What stayed float, grouped by reason."""
     from rich.text import Text
 
-    table = _table("stayed float", "ops", "multiply-adds", "why")
+    rows = table("stayed float", "ops", "multiply-adds", "why")
     for reason, kept in by_reason(report):
         names = ", ".join(layer.name for layer in kept[:3]) + (", ..." if len(kept) > 3 else "")
         macs = sum(k.macs for k in kept)
-        table.add_row(Text(names), str(len(kept)), big(macs), Text(reason))
-    return table
+        rows.add_row(Text(names), str(len(kept)), big(macs), Text(reason))
+    return rows
 
 
 def by_reason(report: Report) -> list[tuple[str, list[Layer]]]:
@@ -78,16 +78,16 @@ def layer_table(report: Report) -> Table:
     """One row per layer, in the order they are computed."""
     from rich.text import Text
 
-    table = _table("layer", "op", "shape", "multiply-adds", "precision", "float32", "now")
+    rows = table("layer", "op", "shape", "multiply-adds", "precision", "float32", "now")
     for layer in report.layers:
-        table.add_row(
+        rows.add_row(
             Text(layer.name), layer.op, Text(layer.detail), big(layer.macs) if layer.macs else "",
             layer.precision, size(layer.bytes_float32), size(layer.bytes_now),
         )  # fmt: skip
-    return table
+    return rows
 
 
-def _table(*columns: str) -> Table:
+def table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompiler.graph import Graph, Level, Node
+from qcompiler.names import layer_name, value_name
 from qcompiler.ops import Const, Conv2d, Dequantize, IntConv2d, IntLinear, Linear
 from qcompiler.report.quality import sqnr
-from qcompiler.report.survey import FAMILIAR, layer_name, macs, value_name
-from qcompiler.report.words import described
+from qcompiler.report.survey import FAMILIAR, macs
+from qcompiler.traits import described
 from qcompiler.types import QParams, TensorType
 
 BINS = 81
@@ -49,7 +50,7 @@ class Weight:
 class Activation:
     """A tensor held as codes. seen: smallest and largest value in calibration. covered: what the
     codes can express. clipped: share of the values seen that lie outside of it, None: unknown.
-    words: what makes its values hard to hold, see words."""
+    words: what makes its values hard to hold, see traits."""
 
     name: str
     seen: tuple[float, float] | None

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qcompiler.report.words import described, kurtosis
 from qcompiler.stats import EMPTY, Stats
+from qcompiler.traits import described, kurtosis
 
 
 def told(x: torch.Tensor) -> str:

@@ -1,0 +1,365 @@
+"""Attribution: the error at the outputs, shared out among all quantizers so that the parts add up.
+
+Along the path on which every error grows from nothing to what it is, the outputs change by the sum
+of what each error contributes: integrated gradients (Sundararajan et al. 2017), with the errors
+as they are in the place of differences to a baseline. Projected on the error at the outputs they
+add up to its power, whatever cancels or amplifies what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler import arith
+from qcompiler.graph import Graph, Node
+from qcompiler.interpret import run
+from qcompiler.ops import Const, Conv2d, Dequantize, DynamicQuantize, Get, Linear, Quantize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POINTS = 4
+"""Gauss-Legendre points along the path: exact where outputs are polynomials of degree 7 in it."""
+
+SIDE = 0.5
+"""The path runs from 0 to 1, the points from -1 to 1."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Where values are read through codes in a QDQ graph.
+
+    read: the dequantize. source: what is rounded; of weights the constant. layer: of weights.
+    exact: of weights, what they were before. fine: whether integers keep the value with 8 bits
+    more, so that only clipping counts.
+    """
+
+    read: Node
+    source: Node
+    layer: Node | None = None
+    exact: Tensor | None = None
+    fine: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.source.name if self.layer is None else self.layer.name
+
+    @property
+    def quantize(self) -> Quantize | None:
+        """None where rows are quantized at run time."""
+        op = self.read.inputs[0].op
+        return op if isinstance(op, Quantize) else None
+
+    def value(self, x: Tensor, read: Tensor) -> Tensor:
+        """What integers make of x, where codes say `read`."""
+        return self.clipped(x) if self.fine else read
+
+    def said_by(self, codes: Tensor | None, otherwise: Tensor) -> Tensor:
+        """What codes of the INTEGER graph say; where it has others, what rounding says."""
+        quant = self.read.inputs[0].tensor.quant
+        if self.fine or self.quantize is None or quant is None or not quant.per_tensor:
+            return otherwise
+        if codes is None or codes.shape != otherwise.shape or codes.is_floating_point():
+            return otherwise
+        return (codes.float() - quant.zero_point) * quant.scale[0]
+
+    def clipped(self, x: Tensor) -> Tensor:
+        """x within what the codes can say."""
+        op = self.quantize
+        if op is None or self.layer is not None:
+            return x
+        quant = self.read.inputs[0].tensor.quant
+        assert quant is not None
+        low, high = ((q - quant.zero_point) * quant.scale[0] for q in (quant.qmin, quant.qmax))
+        return x.clamp(low, high)
+
+
+@dataclass(frozen=True)
+class Biased:
+    """A layer's bias in a QDQ graph, and what it was before: zeros where there was none."""
+
+    bias: Node
+    layer: Node
+    exact: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """float64: what it is now, less that."""
+        assert isinstance(self.bias.op, Const)
+        return self.bias.op.value.double() - self.exact
+
+
+Source = Coded | Biased
+Errors = dict[tuple[Source, str], "Tensor"]
+"""The error of each quantizer and bias by part, float64."""
+Read = Callable[[Coded, "Tensor", "Tensor"], "Tensor"]
+"""What is read of a quantizer: given the value itself and what its codes say of it."""
+
+
+def as_integers(c: Coded, x: Tensor, read: Tensor) -> Tensor:
+    """What integers make of a value."""
+    return c.value(x, read)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """A QDQ graph and what it was made from. exact: the PLANNED graph. integer: what became of it.
+
+    coded, biased: where errors come from.
+    """
+
+    exact: Graph
+    qdq: Graph
+    integer: Graph
+    coded: tuple[Coded, ...]
+    biased: tuple[Biased, ...]
+
+    @staticmethod
+    def of(exact: Graph, qdq: Graph, integer: Graph, fine: Collection[str] = ()) -> Attribution:
+        """fine: the names of values that additions take with 8 bits more than codes have."""
+        users = qdq.users()
+        before = {node.name: node for node in exact.nodes()}
+        coded = [c for node in users if (c := _coded(node, users, before, fine)) is not None]
+        biased = [b for node in users if (b := _biased(node, before)) is not None]
+        return Attribution(exact, qdq, integer, tuple(coded), tuple(biased))
+
+    def shares(self, samples: Sequence[Sequence[Tensor]]) -> Shares:
+        """What each quantizer adds to the noise at the outputs."""
+        total = Shares()
+        for sample in samples:
+            total = total.plus(self._shares(sample), 1 / len(samples))
+        return total
+
+    def noise(self, samples: Sequence[Sequence[Tensor]], read: Read = as_integers) -> float:
+        """Noise power at the outputs as a share of their signal power, with some values read in
+        another way. Weights that are read as they were have their bias as it was."""
+        pairs = [(_outputs(self.exact, s), self._outputs(s, read)) for s in samples]
+        return sum(_noise(y, z) for y, z in pairs) / max(len(pairs), 1)
+
+    def alone(self, coded: Coded, samples: Sequence[Sequence[Tensor]]) -> float:
+        """The noise of this quantizer where all else is exact."""
+
+        def only(c: Coded, x: Tensor, read: Tensor) -> Tensor:
+            return c.value(x, read) if c is coded else x
+
+        return self.noise(samples, only)
+
+    def _outputs(self, sample: Sequence[Tensor], read: Read) -> list[Tensor]:
+        import torch
+
+        other = torch.empty(0)
+        plain = {c.layer for c in self.coded if c.exact is not None
+                 and read(c, c.exact, other) is c.exact}  # fmt: skip
+        keep = {b.bias: b.exact for b in self.biased if b.layer in plain}
+        with torch.no_grad():
+            return self._run(sample, read, keep)
+
+    def _run(
+        self, sample: Sequence[Tensor], read: Read, keep: Mapping[Node, Tensor]
+    ) -> list[Tensor]:  # fmt: skip
+        by_read = {c.read: c for c in self.coded}
+        wanted, sources = {c.source for c in self.coded}, {}
+
+        def change(node: Node, value: Any) -> Any:
+            if node in wanted:
+                sources[node] = value
+            c = by_read.get(node)
+            if c is None:
+                return value
+            return read(c, sources[c.source] if c.exact is None else c.exact, value)
+
+        values = run(self.qdq, sample, keep=keep, change=change)
+        return _floats(values[: len(self.qdq.outputs)])
+
+    def _shares(self, sample: Sequence[Tensor]) -> Shares:
+        y, (z, codes) = _outputs(self.exact, sample), self._integers(sample)
+        through, errors = self._errors(sample, codes)
+        powers = [float(v.double().square().sum()) for v in y]
+        scores = [(b - a).double() / (p or 1.0) for a, b, p in zip(y, z, powers, strict=True)]
+        beyond = sum(
+            float((e * (b - q).double()).sum()) for e, b, q in zip(scores, z, through, strict=True)
+        )
+        parts: dict[Key, float] = {}
+        for point, weight in zip(*np.polynomial.legendre.leggauss(POINTS), strict=True):
+            gradients = self._gradients(sample, errors, SIDE * (point + 1), scores)
+            for (what, part), error in errors.items():
+                if what in gradients:
+                    amount = float((gradients[what].double() * error).sum())
+                    key = (*_named(what), part)
+                    parts[key] = parts.get(key, 0.0) + SIDE * float(weight) * amount
+        return Shares(_noise(y, z), beyond, parts)
+
+    def _integers(self, sample: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """(outputs of the INTEGER graph, its values of the quantizers' codes by their names)."""
+        import torch
+
+        wanted, codes = {c.read.inputs[0].name for c in self.coded}, {}
+
+        def see(node: Node, value: Any) -> None:
+            if node.name in wanted:
+                codes[node.name] = value
+
+        with torch.no_grad():
+            values = run(self.integer, sample, see=see)
+        return _floats(values[: len(self.integer.outputs)]), codes
+
+    def _errors(
+        self, sample: Sequence[Tensor], codes: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], Errors]:
+        """(outputs of the QDQ graph where it reads the codes that integers made, what each
+        quantizer does to what it gets there)."""
+        import torch
+
+        found: Errors = {(b, "weights"): b.error for b in self.biased}
+
+        def read(c: Coded, x: Tensor, coded: Tensor) -> Tensor:
+            value = c.value(x, coded)
+            if c.exact is not None:
+                found[c, "proof"] = grown(c)
+                found[c, "weights"] = value.double() - x - found[c, "proof"]
+                return value
+            made = c.said_by(codes.get(c.read.inputs[0].name), value)
+            found[c, "clipping"] = c.clipped(x).double() - x
+            found[c, "activations"] = value.double() - x - found[c, "clipping"]
+            found[c, "requantize"] = made.double() - value.double()
+            return made
+
+        with torch.no_grad():
+            return self._run(sample, read, {}), found
+
+    def _gradients(
+        self, sample: Sequence[Tensor], errors: Errors, along: float, scores: Sequence[Tensor]
+    ) -> dict[Source, Tensor]:
+        """Of `scores . outputs` for each value that has errors, where all these are at that point
+        of their way."""
+        import torch
+
+        whole: dict[Source, Tensor] = {}
+        for (what, _), error in errors.items():
+            whole[what] = whole[what] + error if what in whole else error
+        leaves = {what: torch.zeros(e.shape, requires_grad=True) for what, e in whole.items()}
+
+        def at(what: Source, x: Tensor) -> Tensor:
+            return x + (along * whole[what]).float() + leaves[what]
+
+        keep = {b.bias: at(b, b.exact) for b in self.biased}
+        with torch.enable_grad():
+            outputs = self._run(sample, lambda c, x, read: at(c, x), keep)
+            terms = [(s.float() * y).sum() for s, y in zip(scores, outputs, strict=True)]
+            tracked = [t for t in terms if t.requires_grad]
+        if tracked:
+            torch.autograd.backward(tracked)
+        return {what: leaf.grad for what, leaf in leaves.items() if leaf.grad is not None}
+
+
+Key = tuple[str, bool, str]
+"""A quantizer's name, whether it is of weights, and the part of its error."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Noise at the outputs, as a share of their signal power: all of it, what integer arithmetic
+    adds beyond rounding, and by quantizer and part."""
+
+    total: float = 0.0
+    integers: float = 0.0
+    parts: Mapping[Key, float] = field(default_factory=dict)
+
+    def plus(self, other: Shares, factor: float) -> Shares:
+        """With so much of the other."""
+        parts = dict(self.parts)
+        for key, amount in other.parts.items():
+            parts[key] = parts.get(key, 0.0) + factor * amount
+        total = self.total + factor * other.total
+        return Shares(total, self.integers + factor * other.integers, parts)
+
+    def of(self, coded: Coded) -> dict[str, float]:
+        """By part."""
+        wanted = _named(coded)
+        return {part: v for (*name, part), v in self.parts.items() if tuple(name) == wanted}
+
+
+def _named(what: Source) -> tuple[str, bool]:
+    """Its name, and whether it is of weights: a bias belongs to the layer's."""
+    if isinstance(what, Biased):
+        return what.layer.name, True
+    return what.name, what.layer is not None
+
+
+def _coded(
+    node: Node, users: Mapping[Node, Sequence[Node]], before: Mapping[str, Node],
+    fine: Collection[str],
+) -> Coded | None:  # fmt: skip
+    match node:
+        case Node(Dequantize(), (Node(Quantize(), (Node(Const()) as weight, *_)), *_)):
+            exact = before.get(weight.name)
+            layer = next((u for u in users[node] if isinstance(u.op, Conv2d | Linear)), None)
+            if layer is None or exact is None or not isinstance(exact.op, Const):
+                return None
+            return Coded(node, weight, layer, exact.op.value)
+        case Node(Dequantize(), (Node(Quantize(), (source, *_)), *_)):
+            return Coded(node, source, fine=source.name in fine)
+        case Node(Dequantize(), (Node(Get(0), (Node(DynamicQuantize(), (source,)),)), *_)):
+            return Coded(node, source)
+    return None
+
+
+def _biased(node: Node, before: Mapping[str, Node]) -> Biased | None:
+    """The layer's bias, where it differs from what it was."""
+    import torch
+
+    if type(node.op) not in (Conv2d, Linear) or len(node.inputs) < 3:
+        return None
+    bias, old = node.inputs[2], before.get(node.name)
+    if not isinstance(bias.op, Const) or old is None:
+        return None
+    exact = torch.zeros_like(bias.op.value)
+    if len(old.inputs) > 2 and isinstance(old.inputs[2].op, Const):
+        exact = old.inputs[2].op.value
+    return None if exact.equal(bias.op.value) else Biased(bias, node, exact)
+
+
+def grown(c: Coded) -> Tensor:
+    """float64: what the nearest codes at the weights' own scales say more than those at the scales
+    that nothing constrains."""
+    import torch
+
+    op, exact = c.quantize, c.exact
+    assert op is not None and exact is not None
+    if op.axis != 0 or op.group is not None:
+        return torch.zeros(exact.shape, dtype=torch.float64)
+    scale = c.read.inputs[1].op
+    assert isinstance(scale, Const)
+    base = arith.weight_scales(exact, 0, qmax=op.qmax)
+    return _read(exact, scale.value, op.qmax) - _read(exact, base, op.qmax)
+
+
+def _outputs(graph: Graph, sample: Sequence[Tensor]) -> list[Tensor]:
+    """Those that hold floats."""
+    import torch
+
+    with torch.no_grad():
+        return _floats(run(graph, sample)[: len(graph.outputs)])
+
+
+def _read(weight: Tensor, scales: Tensor, qmax: int) -> Tensor:
+    wide = scales.double().reshape(-1, *[1] * (weight.ndim - 1))
+    return arith.quantize_weight(weight, scales, 0, qmax).double() * wide
+
+
+def _floats(values: Sequence[Any]) -> list[Tensor]:
+    return [v for v in values if v.is_floating_point()]
+
+
+def _noise(exact: Sequence[Tensor], noisy: Sequence[Tensor]) -> float:
+    """Noise power as a share of signal power, summed over outputs."""
+    found = 0.0
+    for y, z in zip(exact, noisy, strict=True):
+        power = float(y.double().square().sum())
+        found += float((z - y).double().square().sum()) / power if power > 0 else 0.0
+    return found
+

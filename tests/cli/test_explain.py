@@ -1,0 +1,54 @@
+"""compile --explain and explain: where the error of a model comes from."""
+
+import qcompiler as qc
+
+
+def test_a_model_says_where_its_error_comes_from(cli) -> None:
+    done = cli("compile", "shop:net", "--calibration", "shop:items", "--explain",
+               "--report", "r.html", "-o", "e.qcm")  # fmt: skip
+    assert done.code == 0, done.err
+    errors = qc.load("e.qcm").report.errors
+    assert errors is not None and errors.entries
+    told = cli("explain", "e.qcm")
+    assert told.code == 0
+    assert "made up of" in told.out and "residual" in told.out
+    assert errors.ranked()[0].name in told.out
+    with open("r.html") as page:
+        assert "Where the error comes from" in page.read()
+
+
+def test_a_node_says_what_is_known_of_it(cli) -> None:
+    assert cli("compile", "shop:net", "--calibration", "shop:items", "--explain",
+               "-o", "e.qcm").code == 0  # fmt: skip
+    report = qc.load("e.qcm").report
+    layer = report.layers[0]
+    told = cli("explain", "e.qcm", layer.name)
+    assert told.code == 0
+    assert told.out.startswith(f"{layer.name}: {layer.op} {layer.detail}, {layer.precision}")
+    wrong = cli("explain", "e.qcm", "nowhere")
+    assert wrong.code == 1
+    assert "has no layer, value or module 'nowhere'; it has " in wrong.err
+
+
+def test_without_explain_it_is_said_how(made, cli) -> None:
+    told = cli("explain", made / "m.qcm")
+    assert told.code == 1
+    assert "compile it with --explain" in told.err
+
+
+def test_there_must_be_data_to_explain_with(cli) -> None:
+    done = cli("compile", "shop:net", "--recipe", "int8-dynamic", "--explain", "-o", "d.qcm")
+    assert done.code == 2
+    assert "--explain compares the model with its float original on data" in done.err
+
+
+def test_methods_of_the_command_line_reach_the_recipe(cli) -> None:
+    done = cli("compile", "shop:net", "--calibration", "shop:items", "--rounding", "gptq",
+               "--scaling", "equalize", "-o", "g.qcm")  # fmt: skip
+    assert done.code == 0, done.err
+    plain = cli("compile", "shop:net", "--calibration", "shop:items", "-o", "p.qcm")
+    assert plain.code == 0
+    hashes = [qc.load(f).manifest.hashes["graph"] for f in ("g.qcm", "p.qcm")]
+    assert hashes[0] != hashes[1]
+    none = cli("compile", "shop:net", "--recipe", "w8a16", "--rounding", "gptq", "-o", "w.qcm")
+    assert none.code == 2 and "go by data" in none.err
