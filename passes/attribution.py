@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,11 +100,9 @@ Errors = dict[tuple[Source, str], "Tensor"]
 """The error of each quantizer and bias by part, float64."""
 Read = Callable[[Coded, "Tensor", "Tensor"], "Tensor"]
 """What is read of a quantizer: given the value itself and what its codes say of it."""
-
-
-def as_integers(c: Coded, x: Tensor, read: Tensor) -> Tensor:
-    """What integers make of a value."""
-    return c.value(x, read)
+Change = Callable[["Tensor"], "Tensor"]
+"""What a value is to be read as."""
+NO_BIASES: Mapping[Node, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -134,49 +134,111 @@ class Attribution:
             total = total.plus(self._shares(sample), 1 / len(samples))
         return total
 
-    def noise(self, samples: Sequence[Sequence[Tensor]], read: Read = as_integers) -> float:
-        """Noise power at the outputs as a share of their signal power, with some values read in
-        another way. Weights that are read as they were have their bias as it was."""
-        pairs = [(_outputs(self.exact, s), self._outputs(s, read)) for s in samples]
-        return sum(_noise(y, z) for y, z in pairs) / max(len(pairs), 1)
-
     def alone(self, coded: Coded, samples: Sequence[Sequence[Tensor]]) -> float:
-        """The noise of this quantizer where all else is exact."""
+        """The noise at the outputs, as a share of their signal power, where nothing but this is
+        quantized."""
 
         def only(c: Coded, x: Tensor, read: Tensor) -> Tensor:
             return c.value(x, read) if c is coded else x
 
-        return self.noise(samples, only)
+        pairs = [(self._reference(s), self._outputs(s, only)) for s in samples]
+        return sum(_noise(y, z) for y, z in pairs) / max(len(pairs), 1)
 
-    def _outputs(self, sample: Sequence[Tensor], read: Read) -> list[Tensor]:
+    def noise(
+        self, samples: Sequence[Sequence[Tensor]], changed: Mapping[Coded, Change] | None = None,
+        biases: Mapping[Node, Tensor] | None = None,
+    ) -> float:  # fmt: skip
+        """The same where all is quantized, but for some values and biases, which are changed.
+
+        What all others round away is what it was: rounded anew, it would be other noise of the same
+        power, and hide what the change does.
+        """
+        found = 0.0
+        for sample in samples:
+            errors = self._rounded_away(sample)
+
+            def read(c: Coded, x: Tensor, value: Tensor, known: Errors = errors) -> Tensor:
+                if changed and c in changed:
+                    return changed[c](x)
+                return value if c.exact is not None else x + known[c, "all"].float()
+
+            found += _noise(self._reference(sample), self._outputs(sample, read, biases or {}))
+        return found / max(len(samples), 1)
+
+    def _rounded_away(self, sample: Sequence[Tensor]) -> Errors:
+        """The errors of activations on a sample, each as a whole."""
+        for known, errors in self._seen:
+            if known is sample:
+                return errors
+        found: Errors = {}
+        for (c, _), error in self._errors(sample, self._integers(sample)[1])[1].items():
+            if isinstance(c, Coded) and c.exact is None:
+                whole = (c, "all")
+                found[whole] = found[whole] + error.float() if whole in found else error.float()
+        self._seen.append((sample, found))
+        return found
+
+    @cached_property
+    def _seen(self) -> list[tuple[Sequence[Tensor], Errors]]:
+        """Samples seen before, and the errors on them."""
+        return []
+
+    @cached_property
+    def _weights(self) -> dict[Coded, Tensor]:
+        """What the codes of each weight say."""
+        found = {}
+        for c in self.coded:
+            if c.exact is not None:
+                codes, *rest = c.read.inputs
+                first, *others = (i.op.eval() for i in codes.inputs)
+                coded = codes.op.eval(first, *others)
+                found[c] = c.read.op.eval(coded, *(i.op.eval() for i in rest))
+        return found
+
+    @cached_property
+    def _references(self) -> list[tuple[Sequence[Tensor], list[Tensor]]]:
+        """Samples seen before, and what the exact graph makes of them."""
+        return []
+
+    def _reference(self, sample: Sequence[Tensor]) -> list[Tensor]:
+        for known, outputs in self._references:
+            if known is sample:
+                return outputs
+        self._references.append((sample, _outputs(self.exact, sample)))
+        return self._references[-1][1]
+
+    def _outputs(
+        self, sample: Sequence[Tensor], read: Read, biases: Mapping[Node, Tensor] = NO_BIASES
+    ) -> list[Tensor]:
+        """Weights that are read as they were have their bias as it was."""
         import torch
 
-        other = torch.empty(0)
-        plain = {c.layer for c in self.coded if c.exact is not None
-                 and read(c, c.exact, other) is c.exact}  # fmt: skip
+        plain = {c.layer for c, w in self._weights.items() if read(c, _exact(c), w) is c.exact}
         keep = {b.bias: b.exact for b in self.biased if b.layer in plain}
         with torch.no_grad():
-            return self._run(sample, read, keep)
+            return self._run(sample, read, {**keep, **biases})
 
     def _run(
         self, sample: Sequence[Tensor], read: Read, keep: Mapping[Node, Tensor]
     ) -> list[Tensor]:  # fmt: skip
-        by_read = {c.read: c for c in self.coded}
-        wanted, sources = {c.source for c in self.coded}, {}
+        """keep: what some nodes are to be."""
+        by_read = {c.read: c for c in self.coded if c.exact is None}
+        wanted, sources = {c.source for c in by_read.values()}, {}
 
         def change(node: Node, value: Any) -> Any:
             if node in wanted:
                 sources[node] = value
             c = by_read.get(node)
-            if c is None:
-                return value
-            return read(c, sources[c.source] if c.exact is None else c.exact, value)
+            return value if c is None else read(c, sources[c.source], value)
 
-        values = run(self.qdq, sample, keep=keep, change=change)
+        weights = {c.read: read(c, _exact(c), w) for c, w in self._weights.items()}
+        codes = {c.read.inputs[0]: _exact(c) for c in self._weights}  # nothing reads these
+        kept = {**codes, **weights, **keep}
+        values = run(self.qdq, sample, keep=kept, change=change)
         return _floats(values[: len(self.qdq.outputs)])
 
     def _shares(self, sample: Sequence[Tensor]) -> Shares:
-        y, (z, codes) = _outputs(self.exact, sample), self._integers(sample)
+        y, (z, codes) = self._reference(sample), self._integers(sample)
         through, errors = self._errors(sample, codes)
         powers = [float(v.double().square().sum()) for v in y]
         scores = [(b - a).double() / (p or 1.0) for a, b, p in zip(y, z, powers, strict=True)]
@@ -219,8 +281,8 @@ class Attribution:
         def read(c: Coded, x: Tensor, coded: Tensor) -> Tensor:
             value = c.value(x, coded)
             if c.exact is not None:
-                found[c, "proof"] = grown(c)
-                found[c, "weights"] = value.double() - x - found[c, "proof"]
+                error, more = value.double() - x, grown(c)
+                found[c, "proof"], found[c, "weights"] = error * more, error * (1 - more)
                 return value
             made = c.said_by(codes.get(c.read.inputs[0].name), value)
             found[c, "clipping"] = c.clipped(x).double() - x
@@ -324,18 +386,24 @@ def _biased(node: Node, before: Mapping[str, Node]) -> Biased | None:
 
 
 def grown(c: Coded) -> Tensor:
-    """float64: what the nearest codes at the weights' own scales say more than those at the scales
-    that nothing constrains."""
+    """float64, one a channel of weights: the share of the rounding error's power that is there
+    because scales are larger than the weights alone need. Steps of s make errors of s^2 / 12."""
     import torch
 
-    op, exact = c.quantize, c.exact
-    assert op is not None and exact is not None
+    op, exact = c.quantize, _exact(c)
+    assert op is not None
+    shape = (-1, *[1] * (exact.ndim - 1))
     if op.axis != 0 or op.group is not None:
-        return torch.zeros(exact.shape, dtype=torch.float64)
-    scale = c.read.inputs[1].op
-    assert isinstance(scale, Const)
-    base = arith.weight_scales(exact, 0, qmax=op.qmax)
-    return _read(exact, scale.value, op.qmax) - _read(exact, base, op.qmax)
+        return torch.zeros(len(exact), dtype=torch.float64).reshape(shape)
+    scale = c.read.inputs[1].op.eval().double()
+    base = arith.weight_scales(exact, 0, qmax=op.qmax).double()
+    share: Tensor = (1 - (base / scale).square()).clamp(min=0)
+    return share.reshape(shape)
+
+
+def _exact(c: Coded) -> Tensor:
+    assert c.exact is not None
+    return c.exact
 
 
 def _outputs(graph: Graph, sample: Sequence[Tensor]) -> list[Tensor]:
@@ -344,11 +412,6 @@ def _outputs(graph: Graph, sample: Sequence[Tensor]) -> list[Tensor]:
 
     with torch.no_grad():
         return _floats(run(graph, sample)[: len(graph.outputs)])
-
-
-def _read(weight: Tensor, scales: Tensor, qmax: int) -> Tensor:
-    wide = scales.double().reshape(-1, *[1] * (weight.ndim - 1))
-    return arith.quantize_weight(weight, scales, 0, qmax).double() * wide
 
 
 def _floats(values: Sequence[Any]) -> list[Tensor]:

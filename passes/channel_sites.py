@@ -52,7 +52,8 @@ class Reader:
 
 @dataclass(frozen=True)
 class Site:
-    """maker: a layer or norm with constant operands, of so many output channels."""
+    """maker: a layer or norm with constant operands, of so many output channels, or a product with
+    a constant for each."""
 
     maker: Node
     channels: int
@@ -71,9 +72,20 @@ def sites(graph: Graph) -> Iterator[Site | tuple[Node, Miss]]:
     place = {node: k for k, node in enumerate(order)}
     until = {node: max((place[u] for u in users[node]), default=0) for node in order}
     for k, node in enumerate(order):
-        if isinstance(node.op, MADE_BY) and all(isinstance(i.op, Const) for i in node.inputs[1:]):
+        if _makes(node):
             found = _site(order, k, until, results)
             yield (node, found) if isinstance(found, Miss) else found
+
+
+def _makes(node: Node) -> bool:
+    """Whether constants of the node, one a channel, can divide by factors: a layer's or norm's, or
+    those that a norm written out multiplies with."""
+    if not all(isinstance(i.op, Const) for i in node.inputs[1:]):
+        return False
+    if isinstance(node.op, Mul):
+        y = node.tensor.shape
+        return len(node.inputs) == 2 and len(y) > 1 and node.inputs[1].tensor.shape == y[-1:]
+    return isinstance(node.op, MADE_BY)
 
 
 def _site(

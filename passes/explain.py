@@ -21,13 +21,14 @@ from qcompiler.stats import Stats
 from qcompiler.traits import described
 from qcompiler.types import QParams
 
-from .attribution import Attribution, Biased, Coded, as_integers, grown
+from .attribution import Attribution, Change, Coded, grown
+from .correct_bias import Weight
 from .gptq import compensated
 from .layer_moments import layer_moments
 from .prices import unrounded
 from .propagate import propagate
 from .range_methods import Codes, choose_range
-from .round_weights import codes_into_better, with_layers
+from .round_weights import codes_into_better
 from .units import available
 from .weight_scales import Layer
 
@@ -96,8 +97,8 @@ def ledger_of(
     now = within.noise(samples)
     for done, c in enumerate(worst, 1):
         entry = entries[c]
-        tried = [(w, now, n) for w, n in _tries(c, within, samples, ctx)]
-        gains = [Remedy(what, decibels(n) - decibels(b)) for what, b, n in tried if n > 0]
+        tried = _tries(c, within, samples, ctx)
+        gains = [Remedy(what, decibels(n) - decibels(now)) for what, n in tried if n > 0]
         best = sorted((r for r in gains if r.gain_db >= LEAST_GAIN), key=lambda r: -r.gain_db)
         entries[c] = replace(
             entry, alone=within.alone(c, samples), cause=cause(c, entry), remedies=tuple(best)
@@ -135,8 +136,8 @@ def _weights_cause(c: Coded, entry: Entry) -> str:
     op, scale = c.quantize, c.read.inputs[1].op
     assert op is not None
     base = arith.weight_scales(c.exact, 0, qmax=op.qmax).double()
-    most = float((scale.value.double() / base).max())  # type: ignore[attr-defined]
-    return f"its scales are up to {most:.3g} times what its weights need (to prove 16-bit sums)"
+    middle = float((scale.eval().double() / base).median())
+    return f"its scales are {middle:.3g} times what its weights need (to prove 16-bit sums)"
 
 
 def _tries(
@@ -144,11 +145,8 @@ def _tries(
 ) -> Iterator[tuple[str, float]]:
     """(what to do, noise at the outputs where it is done)."""
 
-    def noise(value: Callable[[Tensor], Tensor]) -> float:
-        def read(other: Coded, x: Tensor, coded: Tensor) -> Tensor:
-            return value(x) if other is c else as_integers(other, x, coded)
-
-        return within.noise(samples, read)
+    def noise(change: Change) -> float:
+        return within.noise(samples, {c: change})
 
     yield _in_float(c, within.qdq), noise(lambda x: x)
     if c.exact is not None:
@@ -169,10 +167,9 @@ def _tries(
 
 def _weight_tries(
     c: Coded, within: Attribution, samples: Sequence[Sequence[Tensor]], ctx: Context,
-    noise: Callable[[Callable[[Tensor], Tensor]], float],
+    noise: Callable[[Change], float],
 ) -> Iterator[tuple[str, float]]:  # fmt: skip
-    moved = grown(c)
-    if bool(moved.any()):
+    if bool(grown(c).any()):
         exact = c.exact
         assert exact is not None and c.quantize is not None
         qmax = c.quantize.qmax
@@ -182,16 +179,18 @@ def _weight_tries(
         yield "scales that prove no 16-bit sums (a target with 32-bit sums)", noise(lambda x: real)
     better = _rounded(c, within, samples, ctx)
     if better is not None:
-        yield "rounding='gptq' or 'adaround'", better.noise(samples)
+        real, biases = better
+        what = "rounding='gptq' or 'adaround'"
+        yield what, within.noise(samples, {c: lambda x: real}, biases)
 
 
 def _rounded(
     c: Coded, within: Attribution, samples: Sequence[Sequence[Tensor]], ctx: Context
-) -> Attribution | None:
-    """The ledger with this layer's weights rounded by the data; None where nothing is gained."""
+) -> tuple[Tensor, dict[Node, Tensor]] | None:
+    """This layer's weights rounded by the data, and its bias then; None where nothing is gained."""
     layer = c.layer
     assert layer is not None
-    bias: Biased | None = next((b for b in within.biased if b.layer is layer), None)
+    bias = next((b for b in within.biased if b.layer is layer), None)
     plain = layer
     if bias is not None:
         x, w, b = layer.inputs
@@ -201,9 +200,11 @@ def _rounded(
     better = codes_into_better(plain, moments, compensated, here)
     if isinstance(better, Miss):
         return None
-    changed = with_layers(within.qdq, {layer: better})
-    fine = {k.source.name for k in within.coded if k.fine}
-    return Attribution.of(within.exact, changed, within.integer, fine)
+    weight = Weight.of(better.inputs[1])
+    assert weight is not None
+    new = better.inputs[2:]
+    biases = {b: n.op.eval() for b, n in zip(layer.inputs[2:], new, strict=False)}
+    return weight.real, biases
 
 
 def _in_float(c: Coded, qdq: Graph) -> str:

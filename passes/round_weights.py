@@ -31,6 +31,10 @@ DAMPING = 0.01
 the data did not show are not free."""
 
 
+STILL = 1e-9
+"""Share of the mean square below which a variance is the rounding of float64 sums."""
+
+
 @dataclass(frozen=True)
 class Rounding:
     """Weights to be rounded, in G groups of N output channels of K weights each.
@@ -157,9 +161,12 @@ def rounding_of(node: Node, weight: Weight, moments: Moments, centred: bool) -> 
 
     groups, size = moments.sums.shape
     moment = moments.covariance if centred else moments.second
-    level = moment.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(torch.float32).tiny)
-    damping = (DAMPING * level)[:, None, None] * torch.eye(size, dtype=torch.float64)
-    damped = shrunk(moment, moments.count) + damping
+    level, whole = (m.diagonal(dim1=1, dim2=2).mean(1) for m in (moment, moments.second))
+    # A group that was always the same says nothing: every weight is on its own.
+    still = level <= STILL * whole
+    damping = torch.where(still, 1.0, DAMPING * level)[:, None, None]
+    kept = torch.where(still[:, None, None], 0.0, shrunk(moment, moments.count))
+    damped = kept + damping * torch.eye(size, dtype=torch.float64)
     quantize = node.inputs[1].inputs[0].op
     assert isinstance(quantize, Quantize)
     scales = weight.spread.reshape(groups, -1, size)
@@ -177,7 +184,8 @@ def shrunk(moments: Tensor, count: int) -> Tensor:
     if size == 1:
         return moments
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    deviations = diagonal.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
+    least = (STILL * diagonal.mean(1, keepdim=True)).clamp(min=torch.finfo(torch.float32).tiny)
+    deviations = diagonal.maximum(least).sqrt()
     correlations = moments / (deviations.unsqueeze(2) * deviations.unsqueeze(1))
     squares = correlations.square().sum((1, 2))
     chance = (1 - 2 / size) * squares + size**2

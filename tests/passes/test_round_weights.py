@@ -14,7 +14,7 @@ from qcompiler.data import DataError
 from qcompiler.graph import Graph, Node
 from qcompiler.interpret import interpret
 from qcompiler.moments import Moments
-from qcompiler.ops import Const, IntConv2d, IntLinear
+from qcompiler.ops import Clamp, Const, IntConv2d, IntLinear, const
 from qcompiler.passes.adaround import learned
 from qcompiler.passes.explain import Stages
 from qcompiler.passes.gptq import compensated
@@ -22,6 +22,8 @@ from qcompiler.passes.round_weights import Rounding, coded_layers, shrunk
 from qcompiler.passes.weight_scales import Layer
 from qcompiler.recipe import Recipe, recipe_of
 from qcompiler.recipe import Rounding as How
+from qcompiler.report.quality import sqnr
+from qcompiler.rewrite import named
 from qcompiler.target import Sums
 
 TARGET = targets.get("x86-64-v3")
@@ -191,3 +193,19 @@ def test_recipes_say_what_they_need() -> None:
     assert "rounding" in better.to_toml()
     with pytest.raises(ValueError, match="rounding: expected one of nearest, adaround, gptq"):
         replace(plain, rounding="up")
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_channels_that_are_always_zero_are_no_trouble(how: str) -> None:
+    """A depthwise convolution of channels that relu lets nothing through of."""
+    x = nets.value(1, 4, 8, 8)
+    stem = nets.conv(x, 4, 1, name="stem")
+    bias = const(torch.tensor([-100.0, 0.0, -100.0, 0.0]), name="stem.b")
+    stem = stem.with_inputs([*stem.inputs[:2], bias])
+    y = nets.conv(Clamp(0.0)(stem, name="relu"), 4, 3, groups=4, name="depthwise")
+    graph = named(Graph((x,), (y,)))
+    recipe = replace(recipe_of("int8"), rounding=How(how))
+    ctx = Context(TARGET, recipe, nets.samples(graph, 4))
+    made = passes.quantizing(recipe)(graph, ctx)
+    (item,) = nets.samples(graph, 1, 3)
+    assert sqnr(interpret(graph, *item), interpret(made, *item)) > 25
