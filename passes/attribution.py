@@ -18,7 +18,7 @@ import numpy as np
 
 from qcompiler import arith
 from qcompiler.graph import Graph, Node
-from qcompiler.interpret import run
+from qcompiler.interpret import constant_values, run
 from qcompiler.ops import Const, Conv2d, Dequantize, DynamicQuantize, Get, Linear, Quantize
 
 if TYPE_CHECKING:
@@ -184,16 +184,14 @@ class Attribution:
         return []
 
     @cached_property
+    def _fixed(self) -> dict[Node, Any]:
+        """Values of the QDQ graph that are the same for every sample."""
+        return constant_values(self.qdq)
+
+    @cached_property
     def _weights(self) -> dict[Coded, Tensor]:
         """What the codes of each weight say."""
-        found = {}
-        for c in self.coded:
-            if c.exact is not None:
-                codes, *rest = c.read.inputs
-                first, *others = (i.op.eval() for i in codes.inputs)
-                coded = codes.op.eval(first, *others)
-                found[c] = c.read.op.eval(coded, *(i.op.eval() for i in rest))
-        return found
+        return {c: self._fixed[c.read] for c in self.coded if c.exact is not None}
 
     @cached_property
     def _references(self) -> list[tuple[Sequence[Tensor], list[Tensor]]]:
@@ -232,8 +230,7 @@ class Attribution:
             return value if c is None else read(c, sources[c.source], value)
 
         weights = {c.read: read(c, _exact(c), w) for c, w in self._weights.items()}
-        codes = {c.read.inputs[0]: _exact(c) for c in self._weights}  # nothing reads these
-        kept = {**codes, **weights, **keep}
+        kept = {**self._fixed, **weights, **keep}
         values = run(self.qdq, sample, keep=kept, change=change)
         return _floats(values[: len(self.qdq.outputs)])
 

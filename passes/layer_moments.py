@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qcompiler.context import Context
 from qcompiler.data import DataError, cut_items
 from qcompiler.graph import Graph, Node
-from qcompiler.interpret import run
+from qcompiler.interpret import constant_values, run
 from qcompiler.moments import Moments
 from qcompiler.ops import Conv2d
 
@@ -70,9 +70,10 @@ def layer_moments(graph: Graph, ctx: Context, layers: Sequence[Node]) -> dict[No
             found[key] = found[key].merge(seen) if key in found else seen
 
     with torch.no_grad():
+        known = constant_values(graph)
         for item in cut_items(ctx.data, graph):
             for piece in item:
-                run(graph, piece, see=see)
+                run(graph, piece, see=see, keep=known)
     return {layer: found[key] for layer, key in keys.items() if key in found}
 
 

@@ -61,6 +61,21 @@ def run(
     return [env[node] for node in graph.results]
 
 
+def constant_values(graph: Graph) -> dict[Node, Any]:
+    """For `keep` of many runs: the values of what is computed from constants alone, coded weights
+    say, and that something else reads; None for what is only on the way there."""
+    users = graph.users()
+    found: dict[Node, Any] = {}
+    for node in users:
+        fixed = all(isinstance(i.op, Const) or i in found for i in node.inputs)
+        if node.inputs and fixed and isinstance(node.type, TensorType) and node.type.static:
+            values = (i.op.value if isinstance(i.op, Const) else found[i] for i in node.inputs)
+            found[node] = node.op.eval(*values)
+    results = set(graph.results)
+    inner = {n for n in found if n not in results and all(u in found for u in users[n])}
+    return {node: None if node in inner else value for node, value in found.items()}
+
+
 def _eval(node: Node, env: Mapping[Node, Any], symbols: dict[str, int]) -> Any:
     op = bound_op(node.op, symbols) if symbols else node.op
     try:
