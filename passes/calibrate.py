@@ -1,26 +1,18 @@
-"""Collect statistics: the interpreter over the calibration data, and a fold over the values."""
+"""Calibrate: statistics on every value, gathered over the calibration data or brought along."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 from qcompiler.context import Context
-from qcompiler.data import DataError, cut_items
+from qcompiler.data import DataError
 from qcompiler.graph import Graph, Level, Node
-from qcompiler.interpret import run
-from qcompiler.ops import Const
 from qcompiler.pipeline import Pass, declare
 from qcompiler.recipe import Activations, Recipe
-from qcompiler.stats import EMPTY, Stats
-from qcompiler.types import DType, TensorType
+from qcompiler.statistics import Statistics
+from qcompiler.stats import Stats
 
-from .share_scales import only_clamped
-
-if TYPE_CHECKING:
-    import torch
+from .gather_statistics import counted, gathered_once
 
 
 @declare("calibrate", Level.FLOAT, Level.CALIBRATED, exact=True)
@@ -46,29 +38,14 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
 
     Emits `calibrated` with the SHA-256 of the data.
     """
-    import torch
-
     if ctx.data is None:
         raise DataError(f"{_need(ctx.recipe)}: expected calibration data, got none; {_cure(ctx)}")
-    users, results = graph.users(), set(graph.results)
-    stats = {
-        node: EMPTY for node in users if _is_value(node) and not only_clamped(node, users, results)
-    }
-
-    def see(node: Node, value: torch.Tensor | Any) -> None:
-        if node in stats:
-            stats[node] = stats[node].merge(Stats.of(value))
-
-    digest = hashlib.sha256()
-    total = len(ctx.data) if isinstance(ctx.data, Sized) else 0
-    with torch.no_grad():
-        for done, item in enumerate(cut_items(ctx.data, graph), 1):
-            for piece in item:
-                _run(graph, piece, see, f"calibration item {done - 1}")
-                for value in piece:
-                    digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            ctx.progress("calibrate", done, total)
-    ctx.emit("calibrated", digest.hexdigest())
+    if isinstance(ctx.data, Statistics):
+        values, digest = ctx.data.of(graph).values, ctx.data.digest
+        stats = {node: values[node.name] for node in counted(graph)}
+    else:
+        stats, digest = gathered_once(graph, ctx)
+    ctx.emit("calibrated", digest)
     return stats
 
 
@@ -82,19 +59,6 @@ def _cure(ctx: Context) -> str:
     static = ctx.recipe.activations is Activations.STATIC
     other = "choose the recipe 'int8-dynamic'" if static else "leave them out"
     return f"pass an iterable of inputs, or {other}"
-
-
-def _run(graph: Graph, piece: Any, see: Callable[[Node, Any], None], where: str) -> None:
-    """Raises DataError for ids that are outside of their table, naming the item."""
-    try:
-        run(graph, piece, see=see)
-    except IndexError as e:
-        raise DataError(f"{where}: {e}") from e
-
-
-def _is_value(node: Node) -> bool:
-    is_float = isinstance(node.type, TensorType) and node.type.dtype is DType.FLOAT32
-    return is_float and not isinstance(node.op, Const)
 
 
 calibrate = Calibrate()

@@ -21,7 +21,8 @@ from qcompiler.stats import Stats
 from qcompiler.traits import described
 from qcompiler.types import QParams
 
-from .attribution import Attribution, Change, Coded, grown
+from .attribution import Attribution, Change
+from .coded_values import Coded, grown
 from .correct_bias import Weight
 from .gptq import compensated
 from .layer_moments import layer_moments

@@ -67,9 +67,10 @@ def rounded(graph: Graph, ctx: Context, method: Method, what: str) -> Graph:
 
     Layers after one that was rounded see what it computes then, a block of them at a time.
     """
-    total, done = len(coded_layers(graph)), 0
-    for block in blocks(coded_layers(graph)):
-        layers = [coded_layers(graph)[k] for k in block]
+    first = coded_layers(graph)
+    total, done = len(first), 0
+    for block in blocks(first):
+        layers = coded_layers(graph)[block.start : block.stop]
         moments = layer_moments(graph, ctx, layers)
         new: dict[Node, Node] = {}
         for node in layers:
@@ -90,9 +91,17 @@ def coded_layers(graph: Graph) -> list[Node]:
     users = graph.users()
     return [
         node for node in users
-        if type(node.op) in (Conv2d, Linear) and Weight.of(node.inputs[1]) is not None
+        if type(node.op) in (Conv2d, Linear) and _coded(node.inputs[1])
         and len(users[node.inputs[1]]) == len(users[node.inputs[1].inputs[0]]) == 1
     ]  # fmt: skip
+
+
+def _coded(weight: Node) -> bool:
+    """Whether it is a constant read through codes."""
+    match weight:
+        case Node(Dequantize(), (Node(Quantize(), codes), *rest)):
+            return all(isinstance(i.op, Const) for i in (*codes, *rest))
+    return False
 
 
 def with_layers(graph: Graph, new: Mapping[Node, Node]) -> Graph:
@@ -116,7 +125,8 @@ def codes_into_better(
     if not all(isinstance(b.op, Const) for b in biases):
         return Miss("its bias is not constant")
     weight = Weight.of(coded)
-    assert weight is not None
+    if weight is None:
+        return Miss("its weight has no parameters")
     centred = bool(biases) or node.note.precision is DType.INT8
     problem = rounding_of(node, weight, moments, centred)
     codes = _fitting(node, problem, method(problem), weight, ctx)

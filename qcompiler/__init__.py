@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "trace": "qcompiler.frontend",
     "quantize": "qcompiler.api",
+    "calibrate": "qcompiler.api",
     "tune": "qcompiler.api",
     "front": "qcompiler.api",
     "explain": "qcompiler.api",
@@ -31,6 +32,7 @@ _LAZY = {
     "load_graph": "qcompiler.text",
     "constants_of": "qcompiler.text",
     "Recipe": "qcompiler.recipe",
+    "Statistics": "qcompiler.statistics",
     "Graph": "qcompiler.graph",
     "Level": "qcompiler.graph",
     "Node": "qcompiler.graph",
@@ -60,9 +62,11 @@ __all__ = [
     "Pass",
     "Pipeline",
     "Recipe",
+    "Statistics",
     "Sweep",
     "__version__",
     "build",
+    "calibrate",
     "compile",
     "const",
     "constants_of",
@@ -84,7 +88,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from qcompiler import targets
-    from qcompiler.api import build, compile, explain, front, quantize, tune
+    from qcompiler.api import build, calibrate, compile, explain, front, quantize, tune
     from qcompiler.context import Context
     from qcompiler.errors import InputError
     from qcompiler.frontend import trace
@@ -97,6 +101,7 @@ if TYPE_CHECKING:
     from qcompiler.rewrite import Miss, Sweep, rewrite
     from qcompiler.runtime import CompiledModel, load
     from qcompiler.runtime.errors import ArtifactError, MachineError
+    from qcompiler.statistics import Statistics
     from qcompiler.text import constants_of
     from qcompiler.text import load as load_graph
     from qcompiler.text import save as save_graph

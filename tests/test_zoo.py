@@ -3,10 +3,12 @@
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from qcompiler import zoo
@@ -252,3 +254,27 @@ def test_a_missing_package_names_the_command() -> None:
         packages.require("absent", {"absent": "pip install 'a-b'"})
     with pytest.raises(ImportError, match=r"holds no data/none.jpg: install the version"):
         packages.data_file("foolbox", "data", "none.jpg")
+
+
+# ------------------------------------------------------------------------------- language model
+
+
+def test_smollm2_speaks_english_and_8_bit_weights_do_not_hurt_it() -> None:
+    """Its perplexity on news it has not seen, as its authors' runtime has it: 37."""
+    import qcompiler as qc
+    from qcompiler.zoo import smollm2
+
+    model, (first,) = zoo.load("smollm2")
+    held = smollm2.windows(" ".join(data.sentences(130)), 2)
+    assert held[0].shape == (1, smollm2.LENGTH)
+    graph = qc.trace(model, (first,))
+    eight = qc.quantize(graph, recipe="w8a16")
+
+    def perplexity(call: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        losses = [F.cross_entropy(call(ids)[0, :-1], ids[0, 1:]) for ids in held]
+        return float(torch.stack(losses).mean().exp())
+
+    with torch.no_grad():
+        plain = perplexity(model)
+        assert 20 < plain < 60
+        assert perplexity(lambda ids: qc.interpret(eight, ids)) < 1.01 * plain

@@ -2,12 +2,13 @@
 
 from .building import build, tune
 from .compiling import Stages, compile, stages, stages_of, whole_times
-from .quantizing import Progress, context, explain, front, normalized, quantize
+from .quantizing import Progress, calibrate, context, explain, front, normalized, quantize
 
 __all__ = [
     "Progress",
     "Stages",
     "build",
+    "calibrate",
     "compile",
     "context",
     "explain",

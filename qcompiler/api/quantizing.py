@@ -13,6 +13,7 @@ from qcompiler.context import Context, Event
 from qcompiler.graph import Graph, Level
 from qcompiler.observers import observers_of
 from qcompiler.recipe import Recipe, recipe_of
+from qcompiler.statistics import Statistics
 from qcompiler.tradeoff import DROPS, FrontPoint, continued
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def quantize(
     """A FLOAT graph to an INTEGER graph for the target's proofs; any target can build it.
 
     calibration: iterable of tensor | tuple (positional) | dict (keyword), cut along axis 0 into
-    pieces of the traced batch size; required by recipes with static activations. max_drop: decibels
+    pieces of the traced batch size, or what `calibrate` made of one; required by recipes with
+    static activations. max_drop: decibels
     that may be lost at the outputs against int8, of recipes that choose sums. max_time: instead,
     milliseconds of a call on one core by the target's times; the most accurate choices within it
     are made. evaluate: a metric, higher is better, called with a function of the model's inputs;
@@ -60,7 +62,9 @@ def quantize(
     from qcompiler.accept import accepted
 
     at(graph, Level.FLOAT, "quantize", "give it what qc.trace returns")
-    items = list(calibration) if calibration is not None else None
+    items = calibration
+    if items is not None and not isinstance(items, Statistics):
+        items = list(items)
     return accepted(
         graph, wanted, lambda r: quantized_by(graph, items, target, r, progress), evaluate, allowed
     )  # fmt: skip
@@ -122,8 +126,8 @@ def peek(data: Iterable[Any] | None, graph: Graph) -> tuple[Any, Iterable[Any] |
     """The first piece of the calibration data, and the data with that item still in it."""
     from qcompiler.data import DataError, cut_items, items_of
 
-    if data is None:
-        return None, None
+    if data is None or isinstance(data, Statistics):
+        return (None if data is None else data.sample or None), data
     items = items_of(data, graph)
     rest = iter(items)
     first = list(islice(rest, 1))
@@ -132,6 +136,24 @@ def peek(data: Iterable[Any] | None, graph: Graph) -> tuple[Any, Iterable[Any] |
     except DataError:  # told by calibrate, which says what QC_REPRO asks for
         sample = None
     return sample, items if isinstance(items, Sized) else chain(first, rest)
+
+
+def calibrate(
+    graph: Graph, data: Iterable[Any], file: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Statistics:  # fmt: skip
+    """Statistics of every value of a FLOAT graph over data, which `quantize` takes in the place of
+    the data; they merge, in any order to the same bits.
+
+    file: .safetensors, written every few seconds: an interrupted run goes on with what it had.
+    Raises DataError, also for a file of another model or of other data, OSError.
+    """
+    from qcompiler.passes.gather_statistics import gathered
+
+    at(graph, Level.FLOAT, "calibrate", "give it what qc.trace returns")
+    ctx = Context(None, recipe_of("int8"), data)
+    ctx = replace(ctx, progress=progress) if progress else ctx
+    return gathered(normalized(graph), ctx, file)
 
 
 def front(

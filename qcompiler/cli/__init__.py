@@ -7,6 +7,7 @@ import click
 from qcompiler import __version__
 from qcompiler.cli.bench import bench
 from qcompiler.cli.build import compile_, demo, targets
+from qcompiler.cli.calibrate import calibrate, merge
 from qcompiler.cli.exits import guarded
 from qcompiler.cli.explain import explain
 from qcompiler.cli.front import front
@@ -25,7 +26,8 @@ def commands() -> None:
     """
 
 
-for command in (compile_, run, verify, inspect, opt, front, explain, tune, bench, targets, demo):
+for command in (compile_, run, verify, inspect, opt, front, explain, calibrate, merge, tune,
+                bench, targets, demo):
     commands.add_command(command)
 
 

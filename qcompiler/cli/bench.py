@@ -70,9 +70,12 @@ class Asked:
               help="Times to be used; those of our whole programs at one thread are kept there.")
 @click.option("--like", metavar="T",
               help="Hide from every program the instructions that target T (x86-64-...) lacks.")
+@click.option("--methods", is_flag=True,
+              help="Instead: what rounding and scaling do to the accuracy of a pretrained model "
+              "(efficientnet_lite0, minilm, smollm2) by --recipe.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(target: str, recipe: str, against: str, rounds: int | None, like: str | None,
-          database: str | None, **options: Any) -> None:  # fmt: skip
+          database: str | None, methods: bool, **options: Any) -> None:  # fmt: skip
     """Measure the time of a call: median and quartiles, all programs in turns.
 
     Results are compared with PyTorch's in float32, as SQNR.
@@ -84,6 +87,9 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
     if options["source"] and options["every"]:
         raise click.UsageError("--all measures every built-in work; leave SOURCE out")
     machine, wanted = chosen(target, recipe)
+    if methods:
+        _bench_methods(options["source"], wanted, machine.name, options["as_json"])
+        return
     require_writable(database)
     if database is not None and Path(database).exists():
         machine = timed(machine, database)
@@ -101,6 +107,24 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
             from qcompiler.targets import database as kernels
 
             kernels.write(database, machine.name, times)
+
+
+def _bench_methods(source: str | None, recipe: Any, target: str, as_json: bool) -> None:
+    """Raises click.UsageError for a source that is no task."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from qcompiler.bench import methods
+
+    if source is None or source not in methods.TASKS:
+        raise click.UsageError(f"--methods needs one of {', '.join(methods.TASKS)}, got {source}")
+    with progress(sys.stderr) as show:
+        found = list(methods.rows(source, recipe, target, show))
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in found], indent=1))
+        return
+    Console().print(methods.table(source, recipe, found))
 
 
 def _in_disguise(like: str) -> None:

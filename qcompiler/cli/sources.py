@@ -32,7 +32,8 @@ SOURCE_HELP = (
 )
 GRAPH_HELP = "A .qir text works too: FLOAT is quantized first, INTEGER is built as it is."
 DATA_HELP = (
-    ".npz with one array per input, sample i is a[i]; or package.module:function yielding items"
+    ".npz with one array per input, sample i is a[i]; package.module:function yielding items; or "
+    "what `qcompiler calibrate` wrote"
 )
 
 
@@ -136,6 +137,10 @@ def data_of(text: str | None) -> Iterable[Any] | None:
     """Calibration items. A DATA file is read whole; a function's items one after the other."""
     if text is None:
         return None
+    if text.endswith(".safetensors"):
+        from qcompiler.statistics import Statistics
+
+        return Statistics.load(text)
     if text.endswith(".npz") or Path(text).is_file():
         return Samples(arrays_of(text, "--calibration"))
     items = _function(text, "--calibration")

@@ -25,6 +25,7 @@ MODELS: Mapping[str, str] = MappingProxyType(
         "mobilenet_v3_large": "qcompiler.zoo.mobilenet:mobilenet_v3_large",
         "unet": "qcompiler.zoo.unet:unet",
         "minilm": "qcompiler.zoo.minilm:minilm",
+        "smollm2": "qcompiler.zoo.smollm2:smollm2",
         "rnet": "qcompiler.zoo.mtcnn:rnet",
         "onet": "qcompiler.zoo.mtcnn:onet",
         "silero_vad": "qcompiler.zoo.silero:silero_vad",

