@@ -34,7 +34,8 @@ class Calibrate(Pass):
 
 
 def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
-    """Statistics of each float32 value that is no constant, and that more than a clamp reads.
+    """Statistics of each float32 value that is no constant, and that more than a clamp reads; none
+    where nothing is decided by them.
 
     Emits `calibrated` with the SHA-256 of the data.
     """
@@ -44,7 +45,8 @@ def collect(graph: Graph, ctx: Context) -> dict[Node, Stats]:
         values, digest = ctx.data.of(graph).values, ctx.data.digest
         stats = {node: values[node.name] for node in counted(graph)}
     else:
-        stats, digest = gathered_once(graph, ctx)
+        wanted = counted(graph) if ctx.recipe.needs_statistics else []
+        stats, digest = gathered_once(graph, ctx, wanted)
     ctx.emit("calibrated", digest)
     return stats
 

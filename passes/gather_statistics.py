@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,8 @@ def gathered(graph: Graph, ctx: Context, file: Path | str | None = None) -> Stat
     Raises DataError for a file of other data or of another model.
     """
     begun = _begun(graph, file)
-    rest = _Rest(graph, begun)
+    values = begun.values if begun is not None else {}
+    rest = _Rest(graph, begun, {node: values.get(node.name, EMPTY) for node in counted(graph)})
     _take_all(rest, ctx, file)
     if begun is not None and rest.done < begun.items:
         _require_same(begun, "", file)
@@ -56,9 +57,11 @@ def gathered(graph: Graph, ctx: Context, file: Path | str | None = None) -> Stat
     return found
 
 
-def gathered_once(graph: Graph, ctx: Context) -> tuple[dict[Node, Stats], str]:
-    """(the same by value, SHA-256 of the data), of no use beyond this graph."""
-    rest = _Rest(graph, None)
+def gathered_once(
+    graph: Graph, ctx: Context, wanted: Sequence[Node]
+) -> tuple[dict[Node, Stats], str]:
+    """(statistics of these values, SHA-256 of the data), of no use beyond this graph."""
+    rest = _Rest(graph, None, {node: EMPTY for node in wanted})
     _take_all(rest, ctx, None)
     return rest.stats, rest.hash.hexdigest()
 
@@ -84,15 +87,11 @@ class _Rest:
 
     graph: Graph
     begun: Statistics | None
-    stats: dict[Node, Stats] = field(default_factory=dict)
+    stats: dict[Node, Stats]
     sample: tuple[torch.Tensor, ...] = ()
     done: int = 0
     hash: Any = field(default_factory=hashlib.sha256)
     written: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        values = self.begun.values if self.begun is not None else {}
-        self.stats = {node: values.get(node.name, EMPTY) for node in counted(self.graph)}
 
     def take(self, item: list[tuple[torch.Tensor, ...]], number: int) -> None:
         """Raises DataError for ids that are outside of their table, naming the item."""
@@ -101,7 +100,7 @@ class _Rest:
         seen = self.begun is not None and number <= self.begun.items
         for piece in item:
             self.sample = self.sample or piece
-            if not seen:
+            if self.stats and not seen:
                 try:
                     run(self.graph, piece, see=self.see)
                 except IndexError as e:

@@ -26,20 +26,20 @@ def compensated(problem: Rounding) -> Tensor:
     order = group_order(problem.moments)
     moments = permuted(permuted(problem.moments, order).transpose(1, 2), order)
     root = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments)), upper=True)
-    scales = permuted(problem.scales, order)
-    left = permuted(problem.real, order) * scales
+    # [G, K, N]: a weight of all channels lies in one piece.
+    scales = permuted(problem.scales, order).transpose(1, 2).contiguous()
+    left = permuted(problem.real, order).transpose(1, 2) * scales
     codes = torch.empty_like(left)
-    for start in range(0, left.shape[2], BLOCK):
-        end = min(start + BLOCK, left.shape[2])
-        errors = torch.empty_like(left[:, :, start:end])
+    for start in range(0, left.shape[1], BLOCK):
+        end = min(start + BLOCK, left.shape[1])
+        errors = torch.empty_like(left[:, start:end])
         for k in range(start, end):
-            scale = scales[:, :, k]
-            codes[:, :, k] = (left[:, :, k] / scale).round().clamp(-problem.qmax, problem.qmax)
-            error = (left[:, :, k] - codes[:, :, k] * scale) / root[:, k, k, None]
-            errors[:, :, k - start] = error
-            left[:, :, k:end] -= error.unsqueeze(2) * root[:, k : k + 1, k:end]
-        left[:, :, end:] -= errors @ root[:, start:end, end:]
-    return permuted(codes, order.argsort(1))
+            codes[:, k] = (left[:, k] / scales[:, k]).round().clamp(-problem.qmax, problem.qmax)
+            error = (left[:, k] - codes[:, k] * scales[:, k]) / root[:, k, k, None]
+            errors[:, k - start] = error
+            left[:, k:end] -= root[:, k, k:end, None] * error.unsqueeze(1)
+        left[:, end:] -= root[:, start:end, end:].transpose(1, 2) @ errors
+    return permuted(codes.transpose(1, 2), order.argsort(1))
 
 
 @declare("gptq", Level.QDQ, required=True)

@@ -137,6 +137,11 @@ class Recipe:
             self.rounding is not Rounding.NEAREST or self.scaling in (Scaling.SMOOTH, Scaling.AWQ)
         )
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether anything is decided by statistics of activations."""
+        return self.activations is not Activations.FLOAT or self.scaling is Scaling.SMOOTH
+
     def dropping(self, decibels: float) -> Recipe:
         """The same that may lose so much. Raises ValueError where it has nothing to choose."""
         self._require_choices()
