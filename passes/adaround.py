@@ -22,9 +22,10 @@ SHARP_FIRST, SHARP_LAST = 20.0, 2.0
 FREE = 0.2
 """Share of the steps without that term."""
 PULL = 1.0
-"""Its weight against the output error, both in units of the error of the nearest codes per weight.
-Correlated inputs of 24 to 200 channels, 300 steps: 0.12 to 0.41 of the error of the nearest codes
-is left, 0.28 to 0.69 with 0.1, 0.54 to 0.81 with 0.01."""
+"""Its weight against the output error, in units of what the rounding of each weight alone makes.
+Correlated inputs of 384 channels, 4-bit weights, 300 steps: 0.14 of the error of the nearest codes
+is left (GPTQ 0.10), 0.42 where the sizes of channels are lognormal (one unit for all: 0.68); 0.3
+leaves more, 3 no less."""
 RATE = 3e-2
 """Of Adam; three times the paper's, for fewer steps."""
 
@@ -39,14 +40,15 @@ def learned(problem: Rounding, steps: int) -> Tensor:
     v = torch.log(share / (1 - share)).float()
     below = ((low - problem.real) * problem.scales).float()
     scales, moments = problem.scales.float(), problem.moments.float()
-    per_weight = problem.errors(problem.nearest).sum() / problem.real.numel()
-    unit = 1 / float(per_weight.clamp(min=torch.finfo(torch.float32).tiny))
+    # Of each weight alone: what a rounding error, evenly spread over a step, does at the output.
+    alone = problem.moments.diagonal(dim1=1, dim2=2).unsqueeze(1) * problem.scales.square() / 12
+    unit = (1 / alone.clamp(min=torch.finfo(torch.float32).tiny)).float()
     first, second = torch.zeros_like(v), torch.zeros_like(v)
     for step in range(1, steps + 1):
         s = torch.sigmoid(v)
         wide = s * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
         h = wide.clamp(0, 1)
-        gradient = (2 * unit) * ((below + h * scales) @ moments) * scales
+        gradient = 2 * unit * ((below + h * scales) @ moments) * scales
         gradient += _pull(h, step / steps)
         gradient *= (wide == h) * s * (1 - s) * (STRETCH_HIGH - STRETCH_LOW)
         first = first.lerp(gradient, 0.1)
