@@ -20,12 +20,18 @@ ROUNDS = 8
 DIGITS = 16
 
 
+TIMELESS = ("rounding", "scaling")
+"""Fields of a recipe that change what a program's constants hold, and no time."""
+
+
 def program_name(graph: Graph, recipe: Recipe) -> str:
     """The name of the program that the recipe makes of a graph: one for all weights, of which no
     time depends but by what is chosen. graph: computes in float, normalized."""
     text = structure(graph)
     plain = recipe.activations is Activations.NONE
-    digest = hashlib.sha256((text if plain else f"{text}\n{recipe.to_toml()}").encode())
+    rows = recipe.to_toml().splitlines(keepends=True)
+    chosen = "".join(row for row in rows if not row.startswith(TIMELESS))
+    digest = hashlib.sha256((text if plain else f"{text}\n{chosen}").encode())
     return f"program {digest.hexdigest()[:DIGITS]} of {'float32' if plain else recipe.name}"
 
 

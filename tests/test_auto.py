@@ -19,6 +19,7 @@ from qcompiler.pipeline import Pipeline
 from qcompiler.recipe import RangeMethod, Recipe, recipe_of
 from qcompiler.targets import Target, get
 from qcompiler.whole import program_name
+from qcompiler.zoo import load
 
 V3 = get("x86-64-v3")
 SPREAD = 100.0
@@ -219,6 +220,14 @@ def test_the_name_of_a_program_knows_shapes_and_recipes_and_no_weights() -> None
         name(first, recipe_of("float32")),
     ]  # fmt: skip
     assert len(set(names)) == len(names)
+    # The same program, with other constants.
+    assert name(first, replace(int8, rounding="gptq", scaling="smooth")) == name(first, int8)
+
+
+def test_the_names_that_times_are_shipped_by_are_todays() -> None:
+    graph = Pipeline(passes.NORMALIZE)(qc.trace(*load("mobilenet_v2")))
+    for recipe in ("float32", "int8"):
+        assert V3.least(program_name(graph, recipe_of(recipe))) is not None
 
 
 def test_time_buys_accuracy_and_too_little_is_refused() -> None:
