@@ -12,7 +12,7 @@ if not has_torch():
     raise MissingTorch("qcompiler.passes")
 
 from qcompiler.pipeline import Pass, Pipeline
-from qcompiler.recipe import RECIPES, Recipe, Rounding, Scaling
+from qcompiler.recipe import RECIPES, Activations, Recipe, Rounding, Scaling
 
 from .adaround import AdaRound, adaround
 from .assign_precision import AssignPrecision, assign_precision
@@ -48,15 +48,17 @@ ROUND: Mapping[Rounding, tuple[Pass, ...]] = MappingProxyType({
 
 
 def quantizing(recipe: Recipe) -> Pipeline:
-    """The passes from FLOAT to INTEGER by a recipe."""
+    """The passes from FLOAT to INTEGER by a recipe; one that quantizes nothing has nothing to scale
+    or round."""
+    codes = recipe.activations is not Activations.NONE
     steps = (
         *NORMALIZE,
-        *SCALE[recipe.scaling],
+        *(SCALE[recipe.scaling] if codes else ()),
         calibrate,
         assign_precision,
         choose_ranges,
         insert_qdq,
-        *ROUND[recipe.rounding],
+        *(ROUND[recipe.rounding] if codes else ()),
         correct_bias,
         propagate,
         integerize,

@@ -170,11 +170,10 @@ class Attribution:
     def _shares(self, sample: Sequence[Tensor]) -> Shares:
         y, (z, codes) = self._reference(sample), self._integers(sample)
         through, errors = self._errors(sample, codes)
-        powers = [float(v.double().square().sum()) for v in y]
-        scores = [(b - a).double() / (p or 1.0) for a, b, p in zip(y, z, powers, strict=True)]
-        beyond = sum(
-            float((e * (b - q).double()).sum()) for e, b, q in zip(scores, z, through, strict=True)
-        )
+        pairs = [_finite(a, b) for a, b in zip(y, z, strict=True)]
+        scores = [(b - a) / (float(a.square().sum()) or 1.0) for a, b in pairs]
+        last = [_finite(b, q) for b, q in zip(z, through, strict=True)]
+        beyond = sum(float((e * (b - q)).sum()) for e, (b, q) in zip(scores, last, strict=True))
         parts: dict[Key, float] = {}
         for point, weight in zip(*np.polynomial.legendre.leggauss(POINTS), strict=True):
             gradients = self._gradients(sample, errors, SIDE * (point + 1), scores)
@@ -241,7 +240,7 @@ class Attribution:
         keep = {b.bias: at(b, b.exact) for b in self.biased}
         with torch.enable_grad():
             outputs = self._run(sample, lambda c, x, read: at(c, x), keep)
-            terms = [(s.float() * y).sum() for s, y in zip(scores, outputs, strict=True)]
+            terms = [(s.float() * y)[s != 0].sum() for s, y in zip(scores, outputs, strict=True)]
             tracked = [t for t in terms if t.requires_grad]
         if tracked:
             torch.autograd.backward(tracked)
@@ -300,10 +299,17 @@ def _floats(values: Sequence[Any]) -> list[Tensor]:
 
 
 def _noise(exact: Sequence[Tensor], noisy: Sequence[Tensor]) -> float:
-    """Noise power as a share of signal power, summed over outputs."""
+    """Noise power as a share of signal power, summed over outputs; see `_finite`."""
     found = 0.0
     for y, z in zip(exact, noisy, strict=True):
-        power = float(y.double().square().sum())
-        found += float((z - y).double().square().sum()) / power if power > 0 else 0.0
+        a, b = _finite(y, z)
+        power = float(a.square().sum())
+        found += float((b - a).square().sum()) / power if power > 0 else 0.0
     return found
 
+
+def _finite(exact: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64, 0 where either is not finite: a mask of -inf is neither signal nor noise."""
+    a, b = exact.double(), noisy.double()
+    known = a.isfinite() & b.isfinite()
+    return a.where(known, 0.0), b.where(known, 0.0)

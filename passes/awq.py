@@ -48,7 +48,8 @@ class Awq(Pass):
         moments = layer_moments(graph, ctx, layers) if layers else {}
         weights = Weights()
         for k, site in enumerate(found):
-            if all(r.layer in moments for r in site.readers):
+            again = any(weights.columns_moved(r.layer) for r in site.readers)
+            if not again and all(r.layer in moments for r in site.readers):
                 scaled_by_magnitude(
                     site, weights, [moments[r.layer] for r in site.readers], ctx.recipe
                 )

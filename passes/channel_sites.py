@@ -131,7 +131,7 @@ def _reader(user: Node, labels: Mapping[Node, Tensor]) -> Reader | Miss | None:
         return Miss(f"%{user.name} has a weight that is not constant")
     found = labels[user.inputs[0]]
     axis = 1 if isinstance(user.op, Conv2d) else found.ndim - 1
-    rows = found.movedim(axis, 0).flatten(1)
+    rows = found.movedim(axis, 0).reshape(found.shape[axis], -1)
     if not bool((rows == rows[:, :1]).all()):
         return Miss(f"an input channel of %{user.name} mixes channels")
     return Reader(user, rows[:, 0].long())
@@ -156,9 +156,11 @@ def _passed(user: Node, labels: Mapping[Node, Tensor]) -> Tensor | Miss:
             return scaled[0].broadcast_to(user.type.ints)
         case Add() if len(scaled) == 2 and scaled[0].equal(scaled[1]):
             return scaled[0]
-        case AvgPool2d() if first is not None:
+        case AvgPool2d() if first is not None and first.equal(first[:, :, :1, :1].expand_as(first)):
             height, width = user.type.ints[2:]
             return first[:, :, :1, :1].expand(-1, -1, height, width)
+        case MaxPool2d() if first is not None and not op.eval(first).equal(-op.eval(-first)):
+            return Miss(f"the windows of %{user.name} mix channels")
         case Matmul() if len(scaled) == 1:
             summed = _summed(user, known[1])
             return blocked if summed is None else summed
@@ -179,6 +181,11 @@ class Weights:
     """The constants of a graph's layers and norms while their channels are scaled, in float64."""
 
     values: dict[Node, list[Tensor]] = field(default_factory=dict)
+    readers: set[Node] = field(default_factory=set)
+
+    def columns_moved(self, layer: Node) -> bool:
+        """Whether what the layer reads was scaled before: what was measured of it is no more."""
+        return layer in self.readers
 
     def of(self, node: Node) -> list[Tensor]:
         """Weight and bias as they are by now."""
@@ -195,6 +202,7 @@ class Weights:
             weight, *bias = self.of(reader.layer)
             wide = columns(reader.layer, weight, factors[reader.channels])
             self.values[reader.layer] = [weight * wide, *bias]
+            self.readers.add(reader.layer)
 
     def put(self, graph: Graph) -> Graph:
         """The graph with them, without what was known of its values."""

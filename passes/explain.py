@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qcompiler import arith
 from qcompiler.context import Context
@@ -67,12 +67,14 @@ class Stages(Observer):
             self.qdq = new
 
 
-def explained(graph: Graph, ctx: Context, pipeline: Pipeline) -> Ledger:
-    """The ledger of a FLOAT graph that the pipeline quantizes; the data of ctx is read again."""
+def explained(
+    graph: Graph, ctx: Context, pipeline: Pipeline, data: Iterable[Any]
+) -> Ledger:  # fmt: skip
+    """The ledger of a FLOAT graph that the pipeline quantizes, over the first items of the data."""
+    samples = [piece for item in islice(cut_items(data, graph), SAMPLES) for piece in item]
     stages = Stages()
     integer = pipeline(graph, ctx, (stages,))
-    assert stages.planned is not None and stages.qdq is not None and ctx.data is not None
-    samples = [piece for item in islice(cut_items(ctx.data, graph), SAMPLES) for piece in item]
+    assert stages.planned is not None and stages.qdq is not None
     return ledger_of(stages.planned, stages.qdq, integer, samples[:SAMPLES], ctx)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from qcompiler.context import Context
 from qcompiler.graph import Graph, Level
+from qcompiler.ops import Conv2d
 from qcompiler.pipeline import Pass, declare
 from qcompiler.rewrite import Miss
 from qcompiler.stats import Stats
@@ -17,6 +18,8 @@ from .channel_sites import Reader, Site, Weights, balanced, by_channel, largest_
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TWICE = "a layer that reads it was scaled for another value that it is made of"
 
 
 @declare("smooth", Level.CALIBRATED, Level.FLOAT, exact=True)
@@ -37,7 +40,8 @@ class Smooth(Pass):
             if isinstance(found, tuple):
                 ctx.emit("missed", smoothed, found[0], found[1].reason)
                 continue
-            problem = smoothed(found, weights, self.strength)
+            again = any(weights.columns_moved(r.layer) for r in found.readers)
+            problem = Miss(TWICE) if again else smoothed(found, weights, self.strength)
             if problem is not None:
                 ctx.emit("missed", smoothed, found.maker, problem.reason)
             else:
@@ -66,7 +70,11 @@ def magnitudes(reader: Reader) -> Tensor | None:
     """float64 [C]: the largest magnitude of each input channel of a layer; None: not measured."""
     import torch
 
-    stats: Stats | None = reader.layer.inputs[0].note.stats
+    x = reader.layer.inputs[0]
+    stats: Stats | None = x.note.stats
+    # Statistics of rank 4 are along axis 1, which is not what a linear layer contracts.
+    if (x.tensor.rank == 4) != isinstance(reader.layer.op, Conv2d):
+        return None
     if stats is None or stats.channels is None or len(stats.channels.low) != len(reader.channels):
         return None
     c = stats.channels

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qcompiler.atomic import replacing
 from qcompiler.data import DataError
 from qcompiler.graph import Graph
+from qcompiler.ops import settled
 from qcompiler.stats import Stats
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Statistics:
         """Write a .safetensors file, whole or not at all. Raises OSError naming the path."""
         from safetensors.torch import save
 
-        tensors = {f"{SAMPLE}.{k}": v.contiguous() for k, v in enumerate(self.sample)}
+        tensors = {f"{SAMPLE}.{k}": v.contiguous().clone() for k, v in enumerate(self.sample)}
         for k, stats in enumerate(self.values.values()):
             tensors |= {f"{k}.{key}": value for key, value in stats.to_tensors().items()}
         head = {
@@ -147,5 +148,5 @@ def _read(head: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Stati
     sample = tables.pop(SAMPLE, {})
     values = {name: Stats.from_tensors(tables[str(k)]) for k, name in enumerate(head["values"])}
     shards = tuple(Shard(str(digest), int(items)) for digest, items in head["shards"])
-    ordered = tuple(sample[str(k)] for k in range(len(sample)))
+    ordered = tuple(settled(sample[str(k)]) for k in range(len(sample)))
     return Statistics(str(head["model"]), shards, values, ordered)

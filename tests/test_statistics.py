@@ -141,3 +141,22 @@ def test_memory_does_not_grow_with_the_data() -> None:
         for count in (16, 1000)
     ]  # fmt: skip
     assert peaks[1] < peaks[0] + 40 * 1024  # KiB
+
+
+def test_inputs_that_are_one_tensor_are_kept(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return torch.relu(a) + b
+
+    x = torch.randn(2, 8)
+    graph = qc.trace(Twice().eval(), (x, torch.randn(2, 8)))
+    qc.calibrate(graph, [(x, x)], tmp_path / "s.safetensors")
+    assert len(Statistics.load(tmp_path / "s.safetensors").sample) == 2
+
+
+def test_tuning_takes_them_too() -> None:
+    from qcompiler.api import stages_of
+
+    graph, data = traced()
+    done = stages_of(graph, qc.calibrate(graph, data), "native", "int8", tuned=True)
+    assert done.model(data[0]).shape == (1, 4)

@@ -10,6 +10,7 @@ from qcompiler.context import Event
 from qcompiler.graph import Graph, Level
 from qcompiler.ops import DynamicQuantize, Quantize
 from qcompiler.recipe import Recipe, recipe_of
+from qcompiler.statistics import Statistics
 
 from .building import build, built, tune
 from .quantizing import Progress, normalized, peek, quantized_by
@@ -70,7 +71,8 @@ def stages_of(
         keep(machine)
         say("build", 0, 0)
         return Stages(None, graph, machine, build(graph, machine))
-    if tuned and calibration is not None and not isinstance(calibration, Sized):
+    kept = calibration is None or isinstance(calibration, Sized | Statistics)
+    if tuned and calibration is not None and not kept:
         calibration = list(calibration)  # it is read twice
     hashes: list[str] = []
 

@@ -198,7 +198,7 @@ def explain(
     at(graph, Level.FLOAT, "explain", "give it what qc.trace returns")
     items = calibration if isinstance(calibration, Sized) else list(calibration)
     ctx = context(graph, items, machines.get(target), recipe, progress)
-    return explained(graph, replace(ctx, data=items), passes.quantizing(ctx.recipe))
+    return explained(graph, ctx, passes.quantizing(ctx.recipe), items)
 
 
 def normalized(graph: Graph) -> Graph:

@@ -177,6 +177,12 @@ def compile_(
     graph = graph_of(source)
     if graph is None or graph.level is Level.FLOAT:
         needs_data(wanted, calibration)
+        explainable(explained, calibration)
+    elif explained or rounding or scaling:
+        raise click.UsageError(
+            f"{source} is quantized already: --explain, --rounding and --scaling need a model or a "
+            f"FLOAT graph"
+        )
     elif graph.recipe and graph.recipe != wanted.name and given("recipe"):
         raise click.UsageError(
             f"{source} was quantized with recipe {graph.recipe!r} and is built as it is; leave "
@@ -204,19 +210,23 @@ def compile_(
     click.echo(f"{output}: {summary(done.model)}")
 
 
+def explainable(explained: bool, calibration: str | None) -> None:
+    """Raises click.UsageError where --explain has no data to compare on."""
+    if explained and (calibration is None or calibration.endswith(".safetensors")):
+        raise click.UsageError(
+            f"--explain compares the model with its float original on data: give --calibration "
+            f"DATA ({DATA_HELP}), no statistics"
+        )
+
+
 def with_errors(done: Any, calibration: str | None, recipe: Any, show: Any) -> Any:
-    """The model whose report says where its error comes from. Raises click.UsageError where there
-    is nothing to tell it from."""
+    """The model whose report says where its error comes from."""
     from dataclasses import replace
 
     from qcompiler import api
 
     data = data_of(calibration)
-    if done.traced is None or data is None:
-        raise click.UsageError(
-            f"--explain compares the model with its float original on data: give a model or a "
-            f"FLOAT graph, and --calibration DATA ({DATA_HELP})"
-        )
+    assert done.traced is not None and data is not None
     found = api.explain(done.traced, data, done.target, recipe, show)
     return done.model.with_report(replace(done.model.report, errors=found))
 

@@ -31,6 +31,7 @@ def calibrate(source: str, calibration: str, output: str) -> None:
     from qcompiler.api import calibrate as statistics_of
     from qcompiler.frontend import trace
 
+    _named(output)
     require_writable(output)
     with progress(sys.stdout) as show:
         show("load", 0, 0)
@@ -52,7 +53,16 @@ def merge(parts: tuple[str, ...], output: str) -> None:
     """Join statistics of one model over different data: the same bits in any order."""
     from qcompiler.statistics import Statistics, merged
 
+    _named(output)
     require_writable(output)
     found = merged([Statistics.load(part) for part in parts])
     found.save(output)
     click.echo(f"{output}: {len(found.values)} values over {found.items} items")
+
+
+def _named(output: str) -> None:
+    """Raises click.BadParameter for a name that no command would take for statistics."""
+    if not output.endswith(".safetensors"):
+        raise click.BadParameter(
+            f"expected a name that ends in .safetensors, got {output}", param_hint="'--output'"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,7 @@ from qcompiler.cli.sources import data_of, require_writable
 
 if TYPE_CHECKING:
     from qcompiler.pipeline import Pass
+    from qcompiler.recipe import Recipe
     from qcompiler.runtime.bundle import Bundle
 
 FILE = click.Path(exists=True, dir_okay=False, readable=False)  # reading it says why it cannot
@@ -93,7 +94,8 @@ def opt(
     machine, wanted = chosen(
         target or graph.target or "x86-64-v3", recipe or graph.recipe or "int8"
     )
-    if by_name("calibrate") in steps:
+    wanted = _meant(wanted, steps)
+    if by_name("calibrate") in steps or wanted.needs_data_again:
         needs_data(wanted, calibration)
     with progress(sys.stderr if output is None else sys.stdout) as show:
         ctx = context(graph, data_of(calibration), machine, wanted, show)
@@ -107,6 +109,17 @@ def opt(
         click.echo(str(result), nl=False)
     else:
         text.save(result, Path(output))
+
+
+def _meant(recipe: Recipe, steps: Sequence[Pass]) -> Recipe:
+    """The recipe with the methods that are among the passes, which read what data it asks for."""
+    from qcompiler.recipe import Rounding, Scaling
+
+    for field, kind in (("rounding", Rounding), ("scaling", Scaling)):
+        for step in steps:
+            if step.name in {member.value for member in kind}:
+                recipe = replace(recipe, **{field: step.name})  # type: ignore[arg-type]
+    return recipe
 
 
 def _way_there(wanted: Pass) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from qcompiler.ledger import PARTS, Entry, Ledger, decibels
-from qcompiler.report.html import Section
 from qcompiler.report.table import WIDTH, table
+
+if TYPE_CHECKING:
+    from qcompiler.report.html import Section
 
 FIRST = 15
 """Rows that a reader sees at once; the others make little of the error."""
@@ -62,6 +65,8 @@ def share(noise: float, ledger: Ledger) -> str:
 
 def section(ledger: Ledger) -> Section:
     """For the page."""
+    from qcompiler.report.html import Section
+
     rows = tuple(_row(entry, ledger) for entry in ledger.ranked()[:FIRST])
     told = [f"{name}: {value}." for name, value in totals(ledger)]
     told += [f"{line}." for line in remedies(ledger.ranked()[:FIRST])]

@@ -64,3 +64,11 @@ def test_statistics_are_gathered_merged_and_used(cli) -> None:
     twice = cli("merge", "s.safetensors", "s.safetensors", "-o", "t.safetensors")
     assert twice.code == 1 and "is in both statistics" in twice.err
     assert cli("merge", "s.safetensors", "-o", "t.safetensors").code == 0
+
+
+def test_misuse_is_told_before_the_work(cli) -> None:
+    assert cli("calibrate", "shop:net", "--calibration", "shop:items", "-o", "s.bin").code == 2
+    assert cli("calibrate", "shop:net", "--calibration", "shop:items",
+               "-o", "s.safetensors").code == 0  # fmt: skip
+    done = cli("compile", "shop:net", "--calibration", "s.safetensors", "--explain", "-o", "x.qcm")
+    assert done.code == 2 and "no statistics" in done.err and "build" not in done.out

@@ -118,6 +118,31 @@ def test_a_flattened_map_has_many_inputs_a_channel() -> None:
     assert site.readers[0].channels.tolist() == [k // 9 for k in range(54)]
 
 
+class Shuffled(nn.Module):
+    """A pixel shuffle, whose pools then run over several channels of the layer before."""
+
+    def __init__(self, average: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.average = nn.Conv2d(3, 16, 1), nn.Conv2d(4, 5, 1), average
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pixel_shuffle(self.a(x), 2)
+        return self.b(F.avg_pool2d(x, 2) if self.average else F.max_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_pools_over_several_channels_are_no_site(average: bool) -> None:
+    pairs, reasons = found(graph_of(lambda: Shuffled(average), 1, 3, 8, 8))
+    assert not pairs
+    assert "does not keep a factor" in reasons["a"] or "mix channels" in reasons["a"]
+
+
+def test_one_row_without_a_batch_is_a_site_too() -> None:
+    layers = [nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)]
+    pairs, _ = found(graph_of(lambda: nn.Sequential(*layers), 8))
+    assert pairs == {"0": ["2"]}
+
+
 METHODS: Mapping[str, Pass] = {"equalize": passes.equalize, "smooth": passes.smooth,
                                "awq": passes.awq}  # fmt: skip
 
@@ -139,9 +164,26 @@ def test_the_float_outputs_stay(name: str, graph: Graph) -> None:
 
 def test_equalized_weights_are_of_one_size_on_either_side() -> None:
     graph = Pipeline((passes.equalize,))(CNN)
-    layers = {n.name: n.inputs[1].op.value for n in graph.nodes() if n.op.kind == "conv2d"}
-    made, read = layers["c"].flatten(1).abs().amax(1), layers["d"].abs().amax((0, 2, 3))
-    assert torch.allclose(made, read, rtol=2e-3)
+    layers = {n.name: [i.op.eval() for i in n.inputs[1:]] for n in graph.nodes()
+              if n.op.kind == "conv2d"}  # fmt: skip
+    weight, bias = layers["c"]
+    made = torch.maximum(weight.flatten(1).abs().amax(1), bias.abs())
+    assert torch.allclose(made, layers["d"][0].abs().amax((0, 2, 3)), rtol=2e-3)
+
+
+def test_a_channel_that_is_all_bias_is_not_blown_up() -> None:
+    """As batch norm leaves them: weights of 1e-9 and a bias that the next layer needs."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+    with torch.no_grad():
+        first.weight[1] = 1e-9
+        first.bias[1] = 0.5
+    net = nn.Sequential(first, nn.ReLU(), second).eval()
+    graph = Pipeline((*passes.NORMALIZE, passes.equalize))(
+        qc.trace(net, (torch.randn(1, 3, 4, 4),))
+    )
+    bias = next(n for n in graph.nodes() if n.name == "0.bias").op.eval()
+    assert float(bias.abs().max()) < 4
 
 
 def outlier(width: int = 32) -> tuple[Graph, list[Tensor], list[Tensor]]:

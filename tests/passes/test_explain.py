@@ -156,5 +156,42 @@ def test_a_float_model_has_no_error() -> None:
     graph, data = traced()
     recipe = replace(recipe_of("int8"), keep_float=("stem", "a", "b", "up", "down"))
     ctx = Context(TARGET, recipe, data, sample=(data[0],))
-    found = explained(graph, ctx, passes.quantizing(recipe))
+    found = explained(graph, ctx, passes.quantizing(recipe), data)
     assert found.total < 1e-12 and not found.entries
+
+
+def test_masked_outputs_are_neither_signal_nor_noise() -> None:
+    torch.manual_seed(0)
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(16, 8)
+            self.register_buffer("mask", torch.arange(8) < 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x).masked_fill(self.mask, -torch.inf)
+
+    data = [torch.randn(64, 16) for _ in range(4)]
+    found = qc.explain(qc.trace(Masked().eval(), (data[0],)), data)
+    assert 20 < found.sqnr_db < 60
+    assert abs(found.residual) < ADDS_UP * found.total
+
+
+def test_what_is_explained_is_what_is_made() -> None:
+    """Without data for the recipe, means are not known, and biases not corrected by them."""
+    graph, data = traced()
+    ctx = Context(TARGET, recipe_of("int8-dynamic"))
+    kept = Stages()
+    passes.quantizing(ctx.recipe)(graph, ctx, (kept,))
+    made = qc.quantize(graph, data, recipe="int8-dynamic")
+    assert kept.qdq is not None
+    rest = Pipeline((passes.by_name("propagate"), passes.by_name("integerize"),
+                     passes.by_name("simplify")))  # fmt: skip
+    assert [n.name for n in rest(kept.qdq, ctx).nodes()] == [n.name for n in made.nodes()]
+    found = qc.explain(graph, data, recipe="int8-dynamic")
+    samples = [(x,) for x in data[:4]]
+    assert kept.planned is not None
+    assert found.total == pytest.approx(
+        ledger_of(kept.planned, kept.qdq, made, samples, ctx).total, rel=1e-6
+    )
