@@ -1,5 +1,10 @@
 """compile --explain and explain: where the error of a model comes from."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import qcompiler as qc
 
 
@@ -72,3 +77,19 @@ def test_misuse_is_told_before_the_work(cli) -> None:
                "-o", "s.safetensors").code == 0  # fmt: skip
     done = cli("compile", "shop:net", "--calibration", "s.safetensors", "--explain", "-o", "x.qcm")
     assert done.code == 2 and "no statistics" in done.err and "build" not in done.out
+
+
+def test_explain_needs_no_torch(cli) -> None:
+    assert cli("compile", "shop:net", "--calibration", "shop:items", "--explain",
+               "-o", "e.qcm").code == 0  # fmt: skip
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["sympy"] = None
+from qcompiler.cli import commands
+from qcompiler.cli.exits import guarded
+sys.exit(guarded(commands, ["explain", "e.qcm"]))
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(qc.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "made up of" in done.stdout
