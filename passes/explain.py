@@ -212,7 +212,7 @@ def _rounded(
 
 def _in_float(c: Coded, qdq: Graph) -> str:
     names = [layer_name(u) for u in _layers(c, qdq)]
-    return f"keep_float={names!r}" if names else "no codes here"
+    return f"keep_float={names!r}" if names else "its value in float"
 
 
 def _layers(c: Coded, qdq: Graph) -> list[Node]:
