@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler import arith
 from qcompiler.context import Context
-from qcompiler.data import cut_items
+from qcompiler.data import pieces
 from qcompiler.graph import Graph, Level, Node
 from qcompiler.ledger import Entry, Ledger, Remedy, decibels
 from qcompiler.names import layer_name
@@ -70,12 +70,12 @@ class Stages(Observer):
 def explained(
     graph: Graph, ctx: Context, pipeline: Pipeline, data: Iterable[Any]
 ) -> Ledger:  # fmt: skip
-    """The ledger of a FLOAT graph that the pipeline quantizes, over the first items of the data."""
-    samples = [piece for item in islice(cut_items(data, graph), SAMPLES) for piece in item]
+    """The ledger of a FLOAT graph that the pipeline quantizes, over some of the data."""
+    samples = list(islice(pieces(data, graph), SAMPLES))
     stages = Stages()
     integer = pipeline(graph, ctx, (stages,))
     assert stages.planned is not None and stages.qdq is not None
-    return ledger_of(stages.planned, stages.qdq, integer, samples[:SAMPLES], ctx)
+    return ledger_of(stages.planned, stages.qdq, integer, samples, ctx)
 
 
 def ledger_of(
@@ -140,7 +140,7 @@ def _weights_cause(c: Coded, entry: Entry) -> str:
     assert op is not None
     base = arith.weight_scales(c.exact, 0, qmax=op.qmax).double()
     middle = float((scale.eval().double() / base).median())
-    return f"its scales are {middle:.3g} times what its weights need (to prove 16-bit sums)"
+    return f"its scales are {middle:.3g} times what its weights need (proofs, or a large bias)"
 
 
 def _tries(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.context import Context
-from qcompiler.data import DataError, cut_items
+from qcompiler.data import DataError, pieces
 from qcompiler.graph import Graph, Node
 from qcompiler.interpret import constant_values, run
 from qcompiler.moments import Moments
@@ -71,9 +71,8 @@ def layer_moments(graph: Graph, ctx: Context, layers: Sequence[Node]) -> dict[No
 
     with torch.no_grad():
         known = constant_values(graph)
-        for item in cut_items(ctx.data, graph):
-            for piece in item:
-                run(graph, piece, see=see, keep=known)
+        for piece in pieces(ctx.data, graph):
+            run(graph, piece, see=see, keep=known)
     return {layer: found[key] for layer, key in keys.items() if key in found}
 
 

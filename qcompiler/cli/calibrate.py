@@ -7,14 +7,7 @@ import sys
 import click
 
 from qcompiler.cli.progress import progress
-from qcompiler.cli.sources import (
-    DATA_HELP,
-    SOURCE_HELP,
-    data_of,
-    graph_of,
-    model_of,
-    require_writable,
-)
+from qcompiler.cli.sources import DATA_HELP, SOURCE_HELP, data_of, require_writable, traced
 
 
 @click.command(epilog=SOURCE_HELP)
@@ -29,16 +22,12 @@ def calibrate(source: str, calibration: str, output: str) -> None:
     may also be taken in shards, see merge.
     """
     from qcompiler.api import calibrate as statistics_of
-    from qcompiler.frontend import trace
 
     _named(output)
     require_writable(output)
     with progress(sys.stdout) as show:
         show("load", 0, 0)
-        graph = graph_of(source)
-        if graph is None:
-            model = model_of(source)
-            graph = trace(model.module, model.inputs, **model.options)
+        graph = traced(source)
         data = data_of(calibration)
         assert data is not None
         found = statistics_of(graph, data, output, show)

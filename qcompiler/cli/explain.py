@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from qcompiler.cli.exits import Refused
 from qcompiler.cli.run import ARTIFACT
+
+if TYPE_CHECKING:
+    from qcompiler.report import Layer, Report
 
 
 @click.command()
@@ -44,9 +49,9 @@ def explain(artifact: str, node: str | None) -> None:
     click.echo(errors.render(report.errors, found), nl=False)
 
 
-def _layers(report: object, node: str) -> list:  # type: ignore[type-arg]
+def _layers(report: Report, node: str) -> list[Layer]:
     """The layers of that name, or of a module of that name."""
     return [
-        layer for layer in report.layers  # type: ignore[attr-defined]
+        layer for layer in report.layers
         if layer.name == node or f"{layer.origin.split(' ')[0]}.".startswith(f"{node}.")
     ]  # fmt: skip

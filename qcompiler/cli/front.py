@@ -9,7 +9,7 @@ import click
 
 from qcompiler.cli.build import DATA, TARGET, chosen, needs_data, timed
 from qcompiler.cli.progress import progress
-from qcompiler.cli.sources import SOURCE_HELP, data_of, graph_of, model_of, require_writable
+from qcompiler.cli.sources import SOURCE_HELP, data_of, require_writable, traced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,16 +45,12 @@ def front(
         if not plots.available():
             raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
     from qcompiler.api import front as points_of
-    from qcompiler.frontend import trace
 
     if database is not None:
         machine = timed(machine, database)
     with progress(sys.stdout) as show:
         show("load", 0, 0)
-        graph = graph_of(source)
-        if graph is None:
-            model = model_of(source)
-            graph = trace(model.module, model.inputs, **model.options)
+        graph = traced(source)
         points = points_of(graph, data_of(calibration), machine, wanted, file=output, progress=show)
     _print(points)
     if plot is not None:

@@ -88,6 +88,18 @@ def graph_of(source: str) -> Graph | None:
     return load(source)
 
 
+def traced(source: str) -> Graph:
+    """The graph that a .qir text holds, or that a module is traced to."""
+    from qcompiler.frontend import trace
+
+    graph = graph_of(source)
+    if graph is not None:
+        return graph
+    model = model_of(source)
+    return trace(model.module, model.inputs, **model.options)
+
+
+
 def _exported(path: str) -> Model:
     if not Path(path).is_file():
         raise click.BadParameter(f"no file {path!r}", param_hint="'SOURCE'")
