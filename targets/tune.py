@@ -25,7 +25,7 @@ from .kernels.weights import takes_codes
 if TYPE_CHECKING:
     import torch
 
-TILES = 2
+TILES = 3
 """Tiles of a product that are measured, the best by the estimate."""
 ROUNDS = 5
 LARGEST = 1000

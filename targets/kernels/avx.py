@@ -20,10 +20,10 @@ AVX_VNNI = "+avxvnni"
 AVX512_VNNI = "+avx512vnni"
 # Registers that a step of vpmaddubsw takes beside accumulators and weights, by the instructions of
 # its group; by assembly.
-TEMPORARIES = {1: 4, 2: 5, 4: 4, 8: 2}
-# The group whose weights no longer fit the registers. In halves, 8 reach 139 GMAC/s (128 x 3072 x
-# 768; 3x2) where 4, whole, reach 135 (8x1) and in halves 122.
-HALVED = 8
+TEMPORARIES = {1: 4, 2: 5, 4: 2, 8: 2}
+# The group from which on weights leave too few registers (768^3, Zen 3, of 4: 1x4 in halves 141
+# GMAC/s, whole 133; 3x2 126, 93; of 2 alike, of 1 2x4 73 and 98).
+HALVED = 4
 # Vectors of the widest panel.
 PANEL_VECTORS = 4
 
@@ -161,6 +161,7 @@ def maddubs(group: int = 1, r: Registers = YMM) -> Dot:
         temporaries=TEMPORARIES[group],
         group=group,
         halves=halves if group >= HALVED else None,
+        folds=True,
         sums=SumRule(2 * group, runs=group, stride=4),
         features=r.features,
         registers=r.count,

@@ -66,7 +66,8 @@ class Dot:
     only numbers its kernels can add to codes; empty: any. panel, tile_rows: the most channels and
     the most pixels of a tile. taps: depthwise convolutions use it up to this depth.
     narrow: the same on registers of half the width. halves: of a step, where accumulators of a tile
-    take them together. tile: the rows and vectors of a tile, once measured for what it computes;
+    take them together. folds: it reads weights from memory itself, where one row alone uses them.
+    tile: the rows and vectors of a tile, once measured for what it computes;
     None: those that are estimated to be best.
     """
 
@@ -94,6 +95,7 @@ class Dot:
     taps: int = 2
     narrow: Dot | None = None
     halves: Halves | None = None
+    folds: bool = False
     tile: tuple[int, int] | None = None
 
     def __str__(self) -> str:

@@ -19,8 +19,10 @@ ROW_CYCLES = 1.0
 LOOP_CYCLES = 0.3
 # Vector loads a cycle, on every x86 core since Haswell.
 LOADS_PER_CYCLE = 2.0
-# What each of them adds however few they are: of equally many accumulators the squarest tiles are
-# fastest (GEMM 128 x 3072 x 768, maddubs2: 8x1 121 GMAC/s, 3x2 130; FMA: 8x1 43, 4x2 49).
+# What each instruction that only loads adds, however few they are: of equally many accumulators the
+# squarest tiles are fastest (GEMM 128 x 3072 x 768, maddubs2: 8x1 121 GMAC/s, 3x2 130; FMA: 8x1 43,
+# 4x2 49), and where weights need no such instruction, those of one row (GEMM 768^3, Zen 3: maddubs4
+# 3x2 126, 1x4 141).
 LOAD_CYCLES = 0.2
 # Narrower panels are preferred up to this ratio of estimated cycles: they fit more channel counts.
 PANEL_TOLERANCE = 1.01
@@ -30,13 +32,6 @@ PANEL_TOLERANCE = 1.01
 IDLE = 1.25
 # Bytes of the input one task should stay within: a quarter of a 1 MiB second-level cache.
 TASK_BYTES = 256 << 10
-# The same where rows pass by so fast that reading them again from the second-level cache costs more
-# than cutting them: about a first-level cache. From so many bytes of a row a cycle on, with no more
-# weights than that second level keeps meanwhile, and of codes (GEMM 768^3: maddubs8 0.95 of the
-# time, maddubs1, whose rate is less, 1.02; ResNet-50 int8-fast 0.99, float32 1.01).
-CACHED_BYTES = 32 << 10
-CACHED_RATE = 2.5
-NEAR_BYTES = 1 << 20
 # Packed weights above this are read once, by tasks that each own some channels.
 RESIDENT_BYTES = 256 << 10
 # Enough pieces for the threads of a small machine to share evenly.
@@ -134,7 +129,8 @@ def tile_cycles(work: Work, tile: Tile, dot: Dot) -> float:
     """Estimated cycles of one tile."""
     count = tile.lines(dot) * tile.vectors
     loads = tile.rows + tile.vectors
-    step = max(count * dot.cycles, loads / LOADS_PER_CYCLE, dot.latency) + loads * LOAD_CYCLES
+    apart = tile.rows if tile.rows == 1 and dot.folds else loads
+    step = max(count * dot.cycles, loads / LOADS_PER_CYCLE, dot.latency) + apart * LOAD_CYCLES
     overhead = TILE_CYCLES + ROW_CYCLES * tile.rows
     return work.steps * (step + LOOP_CYCLES) + count * EPILOGUE_CYCLES + overhead
 
@@ -247,9 +243,7 @@ def cycles(g: Conv | Linear, dot: Dot) -> float:
     return min(found) * work.groups * (images if isinstance(images, int) else 1)
 
 
-def task_plan(
-    work: Work, images: int, panels: int, tile_rows: int, task_bytes: int = TASK_BYTES
-) -> tuple[int, int]:
+def task_plan(work: Work, images: int, panels: int, tile_rows: int) -> tuple[int, int]:
     """(pixels in a block, panels in a chunk) so that tasks share caches well and are enough.
 
     Large weights are split by channels, so that each is read once; otherwise the rows are.
@@ -257,19 +251,11 @@ def task_plan(
     macs = images * work.macs
     if macs < SERIAL_MACS:
         return work.unit * work.units, panels
-    fits = max(task_bytes // max(work.row_bytes * work.unit, 1), 1)
+    fits = max(TASK_BYTES // max(work.row_bytes * work.unit, 1), 1)
     if work.weight_bytes > RESIDENT_BYTES and panels > 1:
         return _block(work, fits, tile_rows), max(panels // TASKS, 1)
     wanted = max(-(-min(TASKS, macs // TASK_MACS) // images), 1)
     return _block(work, min(fits, -(-work.units // wanted)), tile_rows), panels
-
-
-def _task_bytes(work: Work, dot: Dot, tile: Tile) -> int:
-    """Bytes of the input that a task should stay within."""
-    rate = dot.depth * dot.width / (tile.vectors * dot.cycles)
-    many = dot.width == 1 and work.unit == 1 and work.known_rows * work.row_bytes > TASK_BYTES
-    fast = many and rate >= CACHED_RATE and work.weight_bytes <= NEAR_BYTES
-    return CACHED_BYTES if fast else TASK_BYTES
 
 
 def _block(work: Work, least: int, tile_rows: int) -> int:
@@ -290,8 +276,7 @@ def _block(work: Work, least: int, tile_rows: int) -> int:
 def _plan(work: Work, dot: Dot, images: int, stage: bool) -> Plan:
     cut = panel_plan(work, dot)
     panels = work.groups if work.groups > 1 else cut.full + (cut.rest > 0)
-    size = _task_bytes(work, dot, cut.tiles[0])
-    block, chunk = task_plan(work, images, panels, max(t.rows for t in cut.tiles), size)
+    block, chunk = task_plan(work, images, panels, max(t.rows for t in cut.tiles))
     blocks = 0 if work.rows is None else -(-work.rows // block)
     chunks = -(-panels // chunk)
     staged = (Stage.WHOLE if chunks > 1 else Stage.TASK) if stage else Stage.NONE

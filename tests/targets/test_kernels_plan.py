@@ -1,5 +1,7 @@
 """Plans cover every output once or more, fit the registers, and give threads enough to do."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +18,9 @@ from qcompiler.targets.kernels.avx import (
 )
 from qcompiler.targets.kernels.geometry import Conv, Linear, Matmul, as_linear, split_lead
 from qcompiler.targets.kernels.plan import (
-    CACHED_BYTES,
     TASK_BYTES,
     Plan,
+    candidates,
     fitted,
     packing_of,
     plan_conv,
@@ -124,13 +126,12 @@ def test_registers_are_narrow_where_channels_would_leave_them_idle():
     assert fitted(depthwise[0], same) is same
 
 
-def test_fast_rows_of_codes_are_cut_to_stay_in_the_first_level_cache() -> None:
-    def block(rows: int, k: int, n: int, dot) -> int:
-        return plan_linear(Linear((rows,), k, n), dot, dot.a_dtype).block
+def test_one_row_reads_its_weights_in_place() -> None:
+    def best(dot, lanes: int) -> tuple[int, int]:
+        return candidates(Linear((768,), 768, lanes), dot, dot.a_dtype, 1)[0]
 
-    assert block(768, 768, 768, maddubs(8)) * 768 <= 2 * CACHED_BYTES
-    for dot in (maddubs(1), FMA):  # what passes more slowly, and what are no codes
-        assert block(768, 768, 768, dot) * 768 * dot.width > 2 * CACHED_BYTES
-    # Few rows are not worth it, nor are weights that the second level does not keep.
-    assert block(128, 768, 768, maddubs(8)) == 128
-    assert block(768, 3072, 768, maddubs(8)) * 3072 > 2 * CACHED_BYTES
+    for group in (2, 4, 8):
+        dot = maddubs(group)
+        assert best(dot, 768) == (1, 4)
+        assert best(replace(dot, folds=False), 768)[0] > 1
+    assert best(FMA, 768)[0] > 1  # a row alone would wait for the sums before

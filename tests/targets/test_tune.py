@@ -16,7 +16,7 @@ from qcompiler.target import Sums
 from qcompiler.targets import database, get
 from qcompiler.targets.kernels.anchors import product_of
 from qcompiler.targets.kernels.plan import candidates
-from qcompiler.targets.tune import TuneError
+from qcompiler.targets.tune import TILES, TuneError
 from qcompiler.types import DType
 
 V3 = get("x86-64-v3")
@@ -67,7 +67,7 @@ def test_the_estimate_comes_first_and_no_tile_twice() -> None:
     for name, tiles in products(graph).items():
         times = tuned.times[name]
         wanted = [f"{r}x{v}" for r, v in tiles[: len(times)]] or [database.WHOLE]
-        assert list(times) == wanted and len(times) == (2 if tiles else 1)
+        assert list(times) == wanted and len(times) == (TILES if tiles else 1)
         assert all(us > 0 for us in times.values())
     assert BARE.times == {}
 
