@@ -239,6 +239,13 @@ def test_preprocess_is_the_models_own() -> None:
     assert item.shape == (1, 3, 224, 224) and item.dtype == torch.float32
 
 
+def test_documents_come_with_how_similar_people_found_them() -> None:
+    texts, judged = data.lee50()
+    assert len(texts) == 50 and len(set(texts)) == 50 and judged.shape == (50, 50)
+    assert (judged == judged.T).all() and (judged.diagonal() == 1).all()
+    assert judged.min() >= 0 and judged.max() == 1 and len(np.unique(judged)) > 20
+
+
 def test_sentences_are_enough_and_the_splits_differ() -> None:
     test, calibration = data.sentences(130), data.sentences(2000, "calibration")
     assert len(set(test)) == 130 and not set(test) & set(calibration)

@@ -1,15 +1,21 @@
-"""Methods side by side: what rounding and scaling do to a pretrained model's accuracy."""
+"""Methods side by side: what rounding and scaling do to a pretrained model's accuracy, and what
+other quantizers make of it with the same data."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.recipe import Recipe, Rounding, Scaling
+from qcompiler.peers import Family, Job, first_line, methods
+from qcompiler.recipe import Activations, Recipe, Rounding, Scaling, recipe_of
+from qcompiler.timing import in_long_turns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,6 +25,10 @@ CALIBRATION, HELD_OUT = 32, 32
 """Items of a task's data; no item is in both."""
 WINDOWS = 8
 """Windows of 256 tokens that perplexity is measured on, and twice as many to calibrate on."""
+DOCUMENT = 128
+"""Tokens of a document whose similarity to others is judged; longer ones are cut."""
+ROUNDS = 15
+"""Turns that a call's time is the median of."""
 
 Items = Sequence[tuple[Any, ...]]
 Metric = Callable[[Sequence["Tensor"], Items], float]
@@ -38,31 +48,39 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's result: SQNR in dB against float32 over all held-out outputs, the metric, seconds
-    of `quantize`, and the most memory of its process in MB, torch and the model included."""
+    """A method's result: SQNR in dB against float32 over all held-out outputs, the metric, the
+    median milliseconds of a call on one core, seconds of quantizing (of peers with what their
+    runtime makes of it), and the most memory of its process in MB by then, torch and the model
+    included. error: why there is none."""
 
-    scaling: str
-    rounding: str
-    sqnr_db: float
-    metric: float
-    seconds: float
-    peak_mb: float
+    quantizer: str
+    method: str
+    sqnr_db: float = math.nan
+    metric: float = math.nan
+    ms: float = math.nan
+    seconds: float = math.nan
+    peak_mb: float = math.nan
+    error: str = ""
 
 
-def rows(name: str, recipe: Recipe, target: str, progress: Any) -> Iterable[Row]:
-    """Of every method, each in a process of its own; in float32 the first (its SQNR is inf)."""
+def rows(
+    name: str, recipe: Recipe, target: str, peers: Sequence[str], progress: Any
+) -> Iterator[Row]:
+    """Float32, then every method of ours by that recipe and of those peers, each in a process of
+    its own: so the most memory is that of one method."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    methods = [None, *((s, r) for s, r in product(Scaling, Rounding) if sensible(s, recipe))]
-    for done, method in enumerate(methods, 1):
-        chosen = None
-        if method is not None:
-            chosen = replace(recipe, scaling=method[0], rounding=method[1])
-        # A process of its own, so that the most memory is that of one method.
+    ours = [recipe_of("float32"), *(
+        replace(recipe, scaling=s, rounding=r)
+        for s, r in product(Scaling, Rounding) if sensible(s, recipe)
+    )]  # fmt: skip
+    jobs = [partial(measured, name, wanted, target) for wanted in ours]
+    jobs += [partial(of_peer, name, peer, m.name) for peer in peers for m in methods(peer)]
+    for done, job in enumerate(jobs):
+        progress(f"measure {name}", done, len(jobs))
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            yield pool.submit(measured, name, chosen, target).result()
-        progress(f"measure {name}", done, len(methods))
+            yield pool.submit(job).result()
 
 
 def sensible(scaling: Scaling, recipe: Recipe) -> bool:
@@ -72,48 +90,95 @@ def sensible(scaling: Scaling, recipe: Recipe) -> bool:
     return scaling is not Scaling.SMOOTH or recipe.activations.value != "float"
 
 
-def measured(name: str, recipe: Recipe | None, target: str) -> Row:
-    """The row of a recipe; None: float32."""
-    import resource
-
-    import torch
-
-    from qcompiler.api import quantize
+def measured(name: str, recipe: Recipe, target: str) -> Row:
+    """The row of a recipe."""
+    from qcompiler.api import build, quantize
     from qcompiler.frontend import trace
-    from qcompiler.interpret import run
-    from qcompiler.report.quality import sqnr
+    from qcompiler.runtime import CompiledModel
 
     task = TASKS[name]
     calibration, held_out = task.data()
-    graph = trace(task.module(), held_out[0])
-    with torch.no_grad():
-        wanted = [run(graph, item)[0] for item in held_out]
-    if recipe is None:
-        return Row("", "float32", float("inf"), task.measure(wanted, held_out), 0.0, 0.0)
+    module = task.module()
+    graph = trace(module, held_out[0])
     start = time.perf_counter()
     made = quantize(graph, calibration, target, recipe)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds, peak = time.perf_counter() - start, _peak_mb()
+    model = CompiledModel(build(made, target).bundle, threads=1)
+    calls = [partial(model, *item) for item in held_out]
+    plain = recipe.activations is Activations.NONE
+    method = "float32" if plain else f"{recipe.scaling.value} + {recipe.rounding.value}"
+    row = Row("qcompiler", method, seconds=seconds, peak_mb=peak)
+    return _with_results(row, task, module, held_out, [call() for call in calls], calls[0])
+
+
+def of_peer(name: str, peer: str, method: str) -> Row:
+    """The row of a peer's method; why there is none where it raises."""
+    from tempfile import TemporaryDirectory
+
+    from qcompiler.peers.exported import exported
+
+    task = TASKS[name]
+    calibration, held_out = task.data()
+    module = task.module()
+    mode = next(m for m in methods(peer) if m.name == method)
+    with TemporaryDirectory() as folder:
+        job = Job(name, module, held_out[0], tuple(calibration), Family.TRANSFORMER, 1,
+                  Path(folder))  # fmt: skip
+        try:
+            exported(job)
+            start = time.perf_counter()
+            program = mode.prepare(job)
+        except Exception as e:  # of many kinds
+            return Row(peer, method, error=first_line(e))
+        seconds, peak = time.perf_counter() - start, _peak_mb()
+        assert program.on is not None
+        outputs = [program.on(item).outputs()[0] for item in held_out]
+        label = f"{method} *" if mode.note() else method
+        row = Row(peer, label, seconds=seconds, peak_mb=peak)
+        return _with_results(row, task, module, held_out, outputs, program.call)
+
+
+def _with_results(
+    row: Row, task: Task, module: Any, held_out: Items, outputs: Sequence[Any],
+    call: Callable[[], Any],
+) -> Row:  # fmt: skip
+    """With what is to be said of outputs, one for each held-out item, and of a call."""
+    import torch
+
+    from qcompiler.report.quality import sqnr
+
+    got = [torch.as_tensor(y).float() for y in outputs]
     with torch.no_grad():
-        got = [run(made, item)[0] for item in held_out]
-    db = sqnr(torch.cat([y.reshape(-1) for y in wanted]), torch.cat([y.reshape(-1) for y in got]))
+        wanted = [module(*item) for item in held_out]
+    flat = [torch.cat([y.reshape(-1) for y in ys]) for ys in (wanted, got)]
+    spent = in_long_turns({"": call}, ROUNDS)[""]
     metric = task.measure(got, held_out)
-    return Row(recipe.scaling.value, recipe.rounding.value, db, metric, seconds, peak)
+    return replace(row, sqnr_db=sqnr(*flat), metric=metric, ms=spent.median)
+
+
+def _peak_mb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(name: str, recipe: Recipe, found: Sequence[Row]) -> Table:
     from rich.table import Table
 
     made = Table(title=f"{name}: {recipe.name}, by method")
-    for heading in ("scaling", "rounding", "SQNR dB", TASKS[name].metric, "quantize s", "peak MB"):
-        made.add_column(heading, justify="left" if heading in ("scaling", "rounding") else "right")
+    headings = ("quantizer", "method", "SQNR dB", TASKS[name].metric, "ms", "quantize s", "peak MB")
+    for heading in headings:
+        made.add_column(heading, justify="left" if heading in headings[:2] else "right")
     for row in found:
-        plain = row.rounding == "float32"
+        if row.error:
+            made.add_row(row.quantizer, f"{row.method}: {row.error}")
+            continue
         made.add_row(
-            row.scaling, row.rounding, "-" if plain else f"{row.sqnr_db:.2f}",
-            f"{row.metric:.5g}", "-" if plain else f"{row.seconds:.0f}",
-            "-" if plain else f"{row.peak_mb:.0f}",
+            row.quantizer, row.method, f"{row.sqnr_db:.2f}", f"{row.metric:.5g}",
+            f"{row.ms:.4g}", f"{row.seconds:.0f}", f"{row.peak_mb:.0f}",
         )  # fmt: skip
+    if any(row.method.endswith(" *") for row in found):
+        made.caption = "* can saturate here: pairs of 8-bit products are added in 16 bits"
     return made
 
 
@@ -160,6 +225,31 @@ def _cosine(outputs: Sequence[Tensor], items: Items) -> float:
     return sum(float(torch.cosine_similarity(a, b).mean()) for a, b in pairs) / len(outputs)
 
 
+def _documents() -> tuple[Items, Items]:
+    from qcompiler.zoo.data import lee50, sentences
+    from qcompiler.zoo.minilm import tokenize
+
+    parts = sentences(4 * CALIBRATION, "calibration")
+    seen = [" ".join(parts[i : i + 4]) for i in range(0, len(parts), 4)]
+    return tuple(
+        list(zip(ids.split(1), mask.split(1), strict=True))
+        for ids, mask in (tokenize(texts, DOCUMENT) for texts in (seen, lee50()[0]))
+    )  # type: ignore[return-value]
+
+
+def _pearson(outputs: Sequence[Tensor], items: Items) -> float:
+    """Of cosines between documents with how similar people found them."""
+    import torch
+
+    from qcompiler.zoo.data import lee50
+
+    judged = torch.as_tensor(lee50()[1])
+    found = torch.nn.functional.normalize(torch.cat(list(outputs)))
+    upper = torch.triu_indices(len(judged), len(judged), 1)
+    pairs = torch.stack([(found @ found.T)[tuple(upper)].double(), judged[tuple(upper)]])
+    return float(torch.corrcoef(pairs)[0, 1])
+
+
 def _smollm2() -> Any:
     from qcompiler.zoo.smollm2 import load_smollm2
 
@@ -188,6 +278,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "efficientnet_lite0": Task(_lite0, _pictures, "top-1 of 20", _top1),
         "minilm": Task(_minilm, _sentences, "cosine", _cosine),
+        "lee50": Task(_minilm, _documents, "Pearson", _pearson),
         "smollm2": Task(_smollm2, _windows, "perplexity", _perplexity),
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,8 @@ class Asked:
               help="Hide from every program the instructions that target T (x86-64-...) lacks.")
 @click.option("--methods", is_flag=True,
               help="Instead: what rounding and scaling do to the accuracy of a pretrained model "
-              "(efficientnet_lite0, minilm, smollm2) by --recipe.")  # fmt: skip
+              "(efficientnet_lite0, minilm, lee50, smollm2) by --recipe, "
+              "and quantizers of --against.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(target: str, recipe: str, against: str, rounds: int | None, like: str | None,
           database: str | None, methods: bool, **options: Any) -> None:  # fmt: skip
@@ -88,7 +89,8 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
         raise click.UsageError("--all measures every built-in work; leave SOURCE out")
     machine, wanted = chosen(target, recipe)
     if methods:
-        _bench_methods(options["source"], wanted, machine.name, options["as_json"])
+        with_peers = peers_of(against)
+        _bench_methods(options["source"], wanted, machine.name, with_peers, options["as_json"])
         return
     require_writable(database)
     if database is not None and Path(database).exists():
@@ -109,7 +111,9 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
             kernels.write(database, machine.name, times)
 
 
-def _bench_methods(source: str | None, recipe: Any, target: str, as_json: bool) -> None:
+def _bench_methods(
+    source: str | None, recipe: Any, target: str, peers: Sequence[str], as_json: bool
+) -> None:
     """Raises click.UsageError for a source that is no task."""
     from dataclasses import asdict
 
@@ -120,7 +124,7 @@ def _bench_methods(source: str | None, recipe: Any, target: str, as_json: bool) 
     if source is None or source not in methods.TASKS:
         raise click.UsageError(f"--methods needs one of {', '.join(methods.TASKS)}, got {source}")
     with progress(sys.stderr) as show:
-        found = list(methods.rows(source, recipe, target, show))
+        found = list(methods.rows(source, recipe, target, peers, show))
     if as_json:
         click.echo(json.dumps([asdict(row) for row in found], indent=1))
         return

@@ -10,11 +10,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
 
-from qcompiler.peers.mode import Family, Job, Mode, Precision, Program, Skipped
+from qcompiler.peers.mode import Family, Job, Mode, Precision, Program, Skipped, first_line
 
 __all__ = [
     "EXTRA", "PEERS", "Family", "Job", "MissingPeer", "Mode", "Precision", "Program", "Skipped",
-    "modes", "require",
+    "first_line",     "methods", "modes", "require",
 ]  # fmt: skip
 
 EXTRA = "pip install 'qcompiler[peers]'"
@@ -46,6 +46,14 @@ def modes(peer: str) -> tuple[Mode, ...]:
     """The settings in which a peer is measured. Raises as `require` does."""
     require(peer)
     found: tuple[Mode, ...] = import_module(f"qcompiler.peers.{peer}").MODES
+    return found
+
+
+def methods(peer: str) -> tuple[Mode, ...]:
+    """The ways in which a peer quantizes with calibration data; none where it has one or none.
+    Raises as `require` does."""
+    require(peer)
+    found: tuple[Mode, ...] = getattr(import_module(f"qcompiler.peers.{peer}"), "METHODS", ())
     return found
 
 

@@ -61,10 +61,12 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """call: computes the job once. values: what a call gave, as arrays in the module's order."""
+    """call: computes the job once. values: what a call gave, as arrays in the module's order. on:
+    the same program with other inputs; None where nobody asks for that."""
 
     call: Callable[[], Any]
     values: Callable[[Any], Sequence[Any]]
+    on: Callable[[Inputs], Program] | None = None
 
     def outputs(self) -> list[Any]:
         """The results of one call, copied."""

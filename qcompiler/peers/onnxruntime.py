@@ -11,13 +11,19 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantType,
+    quantize_dynamic,
+)
 from onnxruntime.quantization import quantize_static as quantized_statically
 
 from qcompiler.peers.exported import exported, feed
 from qcompiler.peers.mode import (
     BOUND_BY_WEIGHTS,
     DENSE,
+    Inputs,
     Job,
     Mode,
     Precision,
@@ -51,8 +57,12 @@ def program(path: Path, job: Job) -> Program:
     """The file's program on the job's inputs; inputs that the exporter dropped are left out."""
     opened = session(path, job.threads)
     taken = {i.name for i in opened.get_inputs()}
-    values = {name: a for name, a in feed(job, job.inputs).items() if name in taken}
-    return Program(lambda: opened.run(None, values), _as_given)
+
+    def on(inputs: Inputs) -> Program:
+        values = {name: a for name, a in feed(job, inputs).items() if name in taken}
+        return Program(lambda: opened.run(None, values), _as_given, on)
+
+    return on(job.inputs)
 
 
 def _as_given(results: Sequence[Any]) -> Sequence[Any]:
@@ -74,18 +84,22 @@ def float32(job: Job) -> Program:
     return program(exported(job), job)
 
 
-def static(job: Job, weights: str, reduce_range: bool) -> Program:
-    return _quantized(job, partial(write_static, job, weights=weights, reduce_range=reduce_range))
+def static(job: Job, **settings: Any) -> Program:
+    """settings: as `write_static` takes them."""
+    return _quantized(job, partial(write_static, job, **settings))
 
 
-def write_static(job: Job, made: Path, weights: str, reduce_range: bool) -> None:
-    """QDQ, a scale per output channel, ranges by smallest and largest value."""
+def write_static(
+    job: Job, made: Path, weights: str, reduce_range: bool, ranges: str = "MinMax"
+) -> None:
+    """QDQ, a scale per output channel. ranges: how those of activations are chosen."""
     source = exported(job)
     taken = {i.name for i in onnx.load(source, load_external_data=False).graph.input}
     with _quiet():
         quantized_statically(
             source, made, Reader(job, taken), per_channel=True, reduce_range=reduce_range,
             activation_type=QuantType.QUInt8, weight_type=getattr(QuantType, weights),
+            calibrate_method=getattr(CalibrationMethod, ranges),
             op_types_to_quantize=PRODUCTS if normalises(job.module) else None,
         )  # fmt: skip
 
@@ -157,3 +171,10 @@ MODES = (
     Mode(PEER, "4 bit", "MatMulNBits, groups of 32, accuracy_level 4",
          Precision.FOUR_BIT, four_bit, families=BOUND_BY_WEIGHTS),
 )  # fmt: skip
+METHODS = tuple(
+    Mode(PEER, f"{ranges} {name}", f"QDQ per channel, {what}", Precision.INT8,
+         partial(static, **setting, ranges=ranges))
+    for ranges in ("MinMax", "Entropy", "Percentile")
+    for name, what, setting in (("u8s7", "7-bit weights", REDUCED), ("u8u8", "exact", UNSIGNED))
+)  # fmt: skip
+"""By ways to choose ranges, with weights whose sums are exact on any machine."""

@@ -18,7 +18,15 @@ from nncf.quantization.advanced_parameters import (
 )
 
 from qcompiler.peers.exported import exported, feed
-from qcompiler.peers.mode import BOUND_BY_WEIGHTS, Job, Mode, Precision, Program, normalises
+from qcompiler.peers.mode import (
+    BOUND_BY_WEIGHTS,
+    Inputs,
+    Job,
+    Mode,
+    Precision,
+    Program,
+    normalises,
+)
 
 PEER = "openvino"
 GROUP = 64
@@ -39,13 +47,14 @@ def program(model: Any, job: Job, extra: dict[str, str] | None = None) -> Progra
     }
     request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
     names = [next(iter(i.get_names())) for i in model.inputs]
-    arrays = feed(job, job.inputs)
-    values = [arrays[name] for name in names]
 
-    def call() -> Any:
-        return request.infer(values, share_inputs=True, share_outputs=True)
+    def on(inputs: Inputs) -> Program:
+        arrays = feed(job, inputs)
+        values = [arrays[name] for name in names]
+        return Program(partial(request.infer, values, share_inputs=True, share_outputs=True),
+                       _arrays, on)  # fmt: skip
 
-    return Program(call, _arrays)
+    return on(job.inputs)
 
 
 def _arrays(results: Any) -> Sequence[Any]:
@@ -60,8 +69,8 @@ def float32(job: Job) -> Program:
     return program(_read(job), job)
 
 
-def int8(job: Job, fix: OverflowFix) -> Program:
-    """nncf.quantize over the job's calibration data."""
+def int8(job: Job, fix: OverflowFix, fast: bool = True) -> Program:
+    """nncf.quantize over the job's calibration data. fast: how biases are corrected."""
     model = _read(job)
     names = [next(iter(i.get_names())) for i in model.inputs]
 
@@ -74,7 +83,7 @@ def int8(job: Job, fix: OverflowFix) -> Program:
     with _quiet():
         made = nncf.quantize(
             model, nncf.Dataset(job.calibration, item), model_type=kind,
-            subset_size=len(job.calibration),
+            subset_size=len(job.calibration), fast_bias_correction=fast,
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
         )  # fmt: skip
     return program(made, job)
@@ -124,4 +133,10 @@ MODES = (
              Precision.FOUR_BIT,
              partial(compressed, mode=INT4_SYM, group_size=GROUP, all_layers=True,
                      advanced_parameters=SMALLER_GROUPS)),
+)  # fmt: skip
+METHODS = tuple(
+    Mode(PEER, f"NNCF {name}, {biases} bias correction", "", Precision.INT8,
+         partial(int8, fix=fix, fast=biases == "fast"))
+    for name, fix in (("int8", OverflowFix.DISABLE), ("overflow fix", OverflowFix.ENABLE))
+    for biases in ("fast", "full")
 )  # fmt: skip

@@ -103,6 +103,15 @@ def sentences(count: int, split: Literal["test", "calibration"] = "test") -> lis
     return found[:count]
 
 
+def lee50() -> tuple[list[str], npt.NDArray[np.float64]]:
+    """50 news documents, and how similar people found each pair, 0 to 1, symmetric [50, 50] (Lee,
+    Pincombe and Welsh 2005)."""
+    parts = ("gensim", "test", "test_data")
+    texts = data_file(*parts, "lee.cor").read_text(encoding="latin-1").splitlines()
+    upper = np.triu(np.loadtxt(data_file(*parts, "similarities0-1.txt")), 1)
+    return texts, upper + upper.T + np.eye(len(upper))
+
+
 def minilm_batches(
     count: int, length: int = 64, split: Literal["test", "calibration"] = "calibration"
 ) -> Iterator[tuple[Tensor, Tensor]]:

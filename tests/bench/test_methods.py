@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from qcompiler.bench import methods
-from qcompiler.bench.methods import Row, Task, measured, sensible, table
+from qcompiler.bench.methods import Task, measured, of_peer, sensible, table
+from qcompiler.peers import Job, Mode, Precision, Program
+from qcompiler.peers.mode import Inputs
 from qcompiler.recipe import Rounding, Scaling, recipe_of
 
 
@@ -32,15 +34,50 @@ TOY = Task(net, lambda: (items(0), items(1)), "largest", largest)
 
 def test_a_row_says_how_accurate_a_method_is_and_what_it_took(monkeypatch) -> None:
     monkeypatch.setattr(methods, "TASKS", {"toy": TOY})
-    plain = measured("toy", None, "x86-64-v3")
-    assert plain.sqnr_db == float("inf")
+    plain = measured("toy", recipe_of("float32"), "x86-64-v3")
+    assert plain.sqnr_db > 100 and plain.ms > 0 and plain.method == "float32"
     nearest = measured("toy", recipe_of("int8"), "x86-64-v3")
     assert 25 < nearest.sqnr_db < 60 and nearest.seconds > 0 and nearest.peak_mb > 50
     assert nearest.metric == pytest.approx(plain.metric, rel=0.1)
     better = measured("toy", replace(recipe_of("int8"), rounding="gptq"), "x86-64-v3")
-    assert better.rounding == "gptq" and better.sqnr_db != nearest.sqnr_db
+    assert better.method == "none + gptq" and better.sqnr_db != nearest.sqnr_db
     made = table("toy", recipe_of("int8"), [plain, nearest, better])
-    assert made.row_count == 3 and made.columns[3].header == "largest"
+    assert made.row_count == 3 and made.columns[3].header == "largest" and made.caption is None
+
+
+def test_a_peer_quantizes_with_the_same_data(monkeypatch) -> None:
+    """The peer here is PyTorch itself: its programs give what the module gives."""
+
+    def prepare(job: Job) -> Program:
+        assert len(job.calibration) == 8 and job.threads == 1
+
+        def on(inputs: Inputs) -> Program:
+            return Program(lambda: job.module(*inputs), lambda y: [y.detach().numpy()], on)
+
+        return on(job.inputs)
+
+    def fail(job: Job) -> Program:
+        raise RuntimeError("no such op\nand more")
+
+    modes = tuple(
+        Mode("toy", name, "", Precision.INT8, how, saturates=name == "good")
+        for name, how in (("good", prepare), ("bad", fail))
+    )  # fmt: skip
+    monkeypatch.setattr(methods, "TASKS", {"toy": TOY})
+    monkeypatch.setattr(methods, "methods", lambda peer: modes)
+    monkeypatch.setattr("qcompiler.peers.exported.exported", lambda job: None)
+    monkeypatch.setattr("qcompiler.peers.mode.features", lambda: frozenset())
+    good, bad = (of_peer("toy", "torch", m.name) for m in modes)
+    assert good.method == "good *" and good.sqnr_db == float("inf") and good.ms > 0
+    assert bad.error == "no such op"
+    made = table("toy", recipe_of("int8"), [good, bad])
+    assert made.row_count == 2 and "saturate" in str(made.caption)
+
+
+def test_peers_without_methods_have_none() -> None:
+    assert methods.methods("torch") == ()
+    with pytest.raises(ValueError, match="no peer"):
+        methods.methods("tensorrt")
 
 
 def test_only_methods_that_make_sense_are_tried() -> None:
@@ -51,7 +88,7 @@ def test_only_methods_that_make_sense_are_tried() -> None:
     assert [s for s in Scaling if sensible(s, four)] == [
         Scaling.NONE, Scaling.EQUALIZE, Scaling.AWQ,
     ]  # fmt: skip
-    assert len(Rounding) == 3 and Row("none", "gptq", 1.0, 2.0, 3.0, 4.0).peak_mb == 4.0
+    assert len(Rounding) == 3
 
 
 def test_the_command_takes_pretrained_models_only() -> None:
@@ -61,4 +98,4 @@ def test_the_command_takes_pretrained_models_only() -> None:
 
     done = CliRunner().invoke(bench, ["gemm768", "--methods"])
     assert done.exit_code == 2
-    assert "--methods needs one of efficientnet_lite0, minilm, smollm2" in done.output
+    assert "--methods needs one of efficientnet_lite0, minilm, lee50, smollm2" in done.output
