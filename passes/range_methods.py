@@ -137,7 +137,7 @@ def divergence(h: Histogram, scale: float, zero_point: int, codes: Codes) -> flo
     edges = np.linspace(codes.qmin - zero_point - 0.5, codes.qmax - zero_point + 0.5,
                         count * PARTS + 1) * scale  # fmt: skip
     total = float(h.counts.sum())
-    below = _cumulative(h, edges)
+    below = h.below(edges)
     inside = np.diff(below)
     reference = inside.copy()
     reference[0] += below[0]
@@ -152,14 +152,6 @@ def divergence(h: Histogram, scale: float, zero_point: int, codes: Codes) -> flo
     q = np.maximum(spread.reshape(-1) / kept, 1.0 / total)
     there = p > 0
     return float((p[there] * np.log(p[there] / q[there])).sum())
-
-
-def _cumulative(h: Histogram, at: Array) -> Array:
-    """How many values lie below each point, spread evenly over their cells."""
-    ends = np.cumsum(h.counts)
-    points = np.stack((h.lower, h.upper), 1).reshape(-1)
-    values = np.stack((ends - h.counts, ends), 1).reshape(-1).astype(np.float64)
-    return np.interp(at, points, values)
 
 
 def _without_zeros(stats: Stats) -> Histogram:

@@ -48,6 +48,13 @@ class Histogram:
     upper: Cells
     counts: Cells
 
+    def below(self, at: Cells) -> Cells:
+        """How many values lie below each point, spread evenly over their cells; float64."""
+        ends = np.cumsum(self.counts)
+        points = np.stack((self.lower, self.upper), 1).reshape(-1)
+        values = np.stack((ends - self.counts, ends), 1).reshape(-1).astype(np.float64)
+        return np.interp(at, points, values)
+
 
 def _no_cells() -> Cells:
     return np.zeros(0, np.int32)

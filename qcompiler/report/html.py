@@ -73,6 +73,7 @@ def page(
     )  # fmt: skip
     shapes.filters.update(big=table.big, size=table.size, decibels=table.decibels)
     shown = cards(report)
+    ranges = [_range(a) for a in activations(graph)] if graph is not None else []
     facts: dict[str, Any] = {
         "title": title,
         "version": __version__,
@@ -86,7 +87,8 @@ def page(
         "plots": _plots(found),
         "first": FIRST,
         "undrawn": graph is not None and not drawn,
-        "activations": [_range(a) for a in activations(graph)] if graph is not None else [],
+        "activations": ranges,
+        "values": _plots([row["a"] for row in ranges if row["a"].counts]) if drawn else [],
         "text": str(graph) if graph is not None else "",
     }
     return shapes.get_template("template.html").render(facts)
@@ -135,8 +137,10 @@ def layer_rows(report: Report, found: Sequence[Weight]) -> list[dict[str, Any]]:
     ]
 
 
-def _plots(found: list[Weight]) -> list[tuple[Weight, str]]:
-    return list(zip(found, plots.histograms(found), strict=True)) if found else []
+def _plots(found: Sequence[Any]) -> list[tuple[Any, str]]:
+    """Weights or activations, each with its histogram."""
+    drawn = plots.histograms([f.counts for f in found]) if found else []
+    return list(zip(found, drawn, strict=True))
 
 
 def _range(a: Activation) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plots as SVG text, drawn with matplotlib: weight histograms, and what accuracy costs."""
+"""Plots as SVG text, drawn with matplotlib: histograms, and what accuracy costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.report.tensors import Weight
+from qcompiler.report.tensors import Counts
 from qcompiler.tradeoff import FrontPoint
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 WIDE = (6.4, 2.9)  # inches
 SIZE = (2.75, 1.35)  # inches; four fit side by side on the page
 LABELLED = 0.92  # share of the axis that may have a label without its text being cut off
+APART = 0.15  # share of the axis from 0 on below which two labels would touch
 DECADES = {1: "1", 10: "10", 100: "100", 10**3: "1k", 10**4: "10k", 10**5: "100k", 10**6: "1M",
            10**7: "10M", 10**8: "100M"}  # fmt: skip
 BEFORE, AFTER, INK = "#c3cad4", "#0b62c4", "#5b6675"
@@ -42,16 +43,16 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def histograms(weights: list[Weight]) -> list[str]:
-    """One <svg> per layer: counts before (filled) and after (line), on a logarithmic axis."""
+def histograms(found: Sequence[Counts]) -> list[str]:
+    """One <svg> each: counts before (filled) and after (line), on a logarithmic axis."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        return [_svg(_histogram(Figure(figsize=SIZE), w)) for w in weights]
+        return [_svg(_histogram(Figure(figsize=SIZE), counts)) for counts in found]
 
 
-def _histogram(figure: Figure, w: Weight) -> Figure:
+def _histogram(figure: Figure, w: Counts) -> Figure:
     axes: Any = figure.add_axes((0.115, 0.17, 0.865, 0.8))
     if w.before is not None:
         axes.stairs(w.before, w.edges, fill=True, color=BEFORE)
@@ -61,9 +62,11 @@ def _histogram(figure: Figure, w: Weight) -> Figure:
     axes.set_ylim(0.7, top * 1.6)
     ticks = [count for count in DECADES if count <= top]
     axes.set_yticks(ticks, [DECADES[count] for count in ticks])
-    end = _round_down(LABELLED * float(w.edges[-1]))
-    axes.set_xlim(w.edges[0], w.edges[-1])
-    axes.set_xticks((-end, 0.0, end), (f"{-end:g}", "0", f"{end:g}"))
+    low, high = float(w.edges[0]), float(w.edges[-1])
+    ends = [math.copysign(_round_down(LABELLED * abs(x)), x) for x in (low, high)
+            if abs(x) > APART * (high - low)]  # fmt: skip
+    axes.set_xlim(low, high)
+    axes.set_xticks([0.0, *ends], ["0", *(f"{end:g}" for end in ends)])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     return figure

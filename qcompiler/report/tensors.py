@@ -18,7 +18,7 @@ from qcompiler.traits import described
 from qcompiler.types import QParams, TensorType
 
 BINS = 81
-"""Bins of a weight histogram: odd, so that one of them is centred on zero; about what a small
+"""Bins of a histogram: odd, so that one of them is centred on zero; about what a small
 plot can show."""
 
 CODES = ".q"
@@ -28,29 +28,35 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Weight:
-    """Histograms of a layer's weights over common `edges` [BINS + 1].
+class Counts:
+    """Histograms over common `edges` [BINS + 1]: of float values, None where they are not known,
+    and of what their codes stand for."""
 
-    before: counts of the folded float32 weights, None where they are not known. after: of the
-    dequantized codes. sqnr_db: after against before. used: how many different codes occur.
-    """
+    edges: Array
+    before: Array | None
+    after: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """The weights of a layer. counts: before are the folded float32 weights. sqnr_db: after against
+    before. used: how many different codes occur."""
 
     layer: str
     op: str
     macs: int
     count: int
-    edges: Array
-    before: Array | None
-    after: Array
+    counts: Counts
     sqnr_db: float | None
     used: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """A tensor held as codes. seen: smallest and largest value in calibration. covered: what the
     codes can express. clipped: share of the values seen that lie outside of it, None: unknown.
-    words: what makes its values hard to hold, see traits."""
+    words: what makes its values hard to hold, see traits. counts: of the values seen; None where
+    there were none, or no two different."""
 
     name: str
     seen: tuple[float, float] | None
@@ -59,6 +65,7 @@ class Activation:
     scale: float
     zero_point: int
     words: str = ""
+    counts: Counts | None = None
 
 
 def weights(graph: Graph, float_graph: Graph | None = None) -> list[Weight]:
@@ -107,9 +114,11 @@ def _weight(node: Node, known: dict[str, Array]) -> Weight:
         op=FAMILIAR[type(node.op)],
         macs=macs(node),
         count=codes.size,
-        edges=np.linspace(-top, top, BINS + 1),
-        before=None if values is real else _counts(values, top),
-        after=_counts(real.clip(-top, top), top),
+        counts=Counts(
+            edges=np.linspace(-top, top, BINS + 1),
+            before=None if values is real else _counts(values, top),
+            after=_counts(real.clip(-top, top), top),
+        ),
         sqnr_db=None if values is real else sqnr(values, real),
         used=int(np.count_nonzero(np.bincount(codes.view(np.uint8).reshape(-1)))),
     )
@@ -146,7 +155,24 @@ def _activation(node: Node, quant: QParams) -> Activation:
     seen = (stats.low, stats.high) if stats is not None and stats.count else None
     clipped = _outside(stats, covered, scale / 2) if stats is not None and seen else None
     words = described(stats) if stats is not None else ""
-    return Activation(value_name(node), seen, covered, clipped, scale, zero, words)
+    counts = _values(stats, quant) if stats is not None and seen else None
+    return Activation(value_name(node), seen, covered, clipped, scale, zero, words, counts)
+
+
+def _values(stats: Any, quant: QParams) -> Counts | None:
+    """Of the values that were seen, and of their codes: those outside have the outermost."""
+    scale, zero = quant.scale[0], quant.zero_point
+    codes = np.arange(quant.qmin, quant.qmax + 1) - zero
+    low, high = min(stats.low, 0.0), max(stats.high, 0.0)
+    edges = np.linspace(low, high, BINS + 1)
+    if not (np.diff(edges) > 0).all():
+        return None
+    h = stats.histogram()
+    between = h.below((codes[:-1] + 0.5) * scale)
+    held = np.diff(between, prepend=0, append=h.counts.sum())
+    values = (codes * scale).clip(low, high)
+    after = np.histogram(values, edges, weights=held)[0]
+    return Counts(edges, np.diff(h.below(edges)), after)
 
 
 def _outside(stats: Any, covered: tuple[float, float], slack: float) -> float:

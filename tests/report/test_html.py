@@ -42,7 +42,7 @@ class Strict(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         found = dict(attrs)
-        self.ids += [v for v in [found.get("id")] if v and v.startswith("w-")]
+        self.ids += [v for v in [found.get("id")] if v and v.startswith(("w-", "a-"))]
         self.links += [v for v in (found.get("href"), found.get("src")) if v]
         if tag not in self.VOID:
             self.stack.append(tag)
@@ -80,7 +80,7 @@ def test_every_weight_has_a_histogram_and_a_link_to_it(graphs: tuple[Graph, Grap
     found = read(page(describe(graph, float_graph), graph, float_graph))
     layers = {f"w-{w.layer}" for w in weights(graph, float_graph)}
     assert len(layers) == 7
-    assert set(found.ids) == layers
+    assert {i for i in found.ids if i.startswith("w-")} == layers
     assert {link[1:] for link in found.links if link.startswith("#w-")} == layers
 
 
@@ -131,19 +131,21 @@ def test_a_weight_that_codes_express_exactly_shows_no_loss() -> None:
     graph = linear(w)
     quantized = passes.quantize(graph, nets.context(graph))
     (found,) = weights(quantized, graph)
-    assert found.before is not None
+    before, after = found.counts.before, found.counts.after
+    assert before is not None
     assert found.sqnr_db == float("inf")
-    assert (found.before == found.after).all()
-    assert found.before.sum() == found.count == 8
+    assert (before == after).all()
+    assert before.sum() == found.count == 8
     assert found.used == 3  # 127, -3 and 0
 
 
 def test_histograms_hold_every_weight_once(graphs: tuple[Graph, Graph]) -> None:
     for found in weights(graphs[1], graphs[0]):
-        assert found.before is not None and found.sqnr_db is not None
-        assert found.before.sum() == found.after.sum() == found.count
+        counts = found.counts
+        assert counts.before is not None and found.sqnr_db is not None
+        assert counts.before.sum() == counts.after.sum() == found.count
         assert 25 < found.sqnr_db < 60
-        assert np.all(np.diff(found.edges) > 0)
+        assert np.all(np.diff(counts.edges) > 0)
     order = [w.macs for w in weights(graphs[1], graphs[0])]
     assert order == sorted(order, reverse=True)
 
@@ -160,6 +162,27 @@ def test_ranges_seen_and_covered(method: RangeMethod, top: float, clipped: float
     assert (x.name, x.seen) == ("x", (0.0, 3.0))
     assert x.covered == (0.0, pytest.approx(top, rel=2**-6))
     assert x.clipped == clipped
+
+
+def test_histograms_of_activations_show_what_is_clipped() -> None:
+    graph = linear(torch.eye(4))
+    recipe = Recipe("mine", Activations.STATIC, RangeMethod.PERCENTILE, percentile=75.0)
+    data = [torch.tensor([[0.0, 0.25, 0.5, 3.0]])]
+    (x,) = activations(passes.quantize(graph, Context(nets.ToyTarget(), recipe, data)))
+    assert x.counts is not None and x.counts.before is not None
+    assert x.counts.before.sum() == pytest.approx(x.counts.after.sum()) == pytest.approx(4)
+    (middles,) = np.nonzero(x.counts.after)
+    assert x.counts.edges[0] == 0 and x.counts.edges[-1] == 3
+    # 0.5 and what was 3 have the last code.
+    assert x.counts.edges[middles[-1]] <= 0.5 + 3 / 81
+    assert x.counts.after[middles[-1] - 1 :].sum() == pytest.approx(2, abs=0.5)
+
+
+def test_activations_that_were_seen_have_histograms_on_the_page(graphs) -> None:
+    text = page(describe(graphs[1]), graphs[1], graphs[0])
+    shown = [a for a in activations(graphs[1]) if a.counts is not None]
+    found = read(text)
+    assert shown and {f"a-{a.name}" for a in shown} <= set(found.ids)
 
 
 @pytest.mark.parametrize(
