@@ -69,8 +69,8 @@ def float32(job: Job) -> Program:
     return program(_read(job), job)
 
 
-def int8(job: Job, fix: OverflowFix, fast: bool = True) -> Program:
-    """nncf.quantize over the job's calibration data. fast: how biases are corrected."""
+def int8(job: Job, fix: OverflowFix) -> Program:
+    """nncf.quantize over the job's calibration data."""
     model = _read(job)
     names = [next(iter(i.get_names())) for i in model.inputs]
 
@@ -83,7 +83,7 @@ def int8(job: Job, fix: OverflowFix, fast: bool = True) -> Program:
     with _quiet():
         made = nncf.quantize(
             model, nncf.Dataset(job.calibration, item), model_type=kind,
-            subset_size=len(job.calibration), fast_bias_correction=fast,
+            subset_size=len(job.calibration),
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
         )  # fmt: skip
     return program(made, job)
@@ -121,22 +121,19 @@ SMALLER_GROUPS = AdvancedCompressionParameters(
 )
 """Where a layer's width is no multiple of the group."""
 INT8_SYM, INT4_SYM = nncf.CompressWeightsMode.INT8_SYM, nncf.CompressWeightsMode.INT4_SYM
-MODES = (
-    Mode(PEER, "float32", "latency hint, one stream", Precision.FLOAT32, float32),
+METHODS = (
     Mode(PEER, "int8", "NNCF, full range of weights",
          Precision.INT8, partial(int8, fix=OverflowFix.DISABLE), saturates=True),
     Mode(PEER, "int8 overflow fix", "NNCF, half the range of weights",
          Precision.INT8, partial(int8, fix=OverflowFix.ENABLE)),
+)  # fmt: skip
+MODES = (
+    Mode(PEER, "float32", "latency hint, one stream", Precision.FLOAT32, float32),
+    *METHODS,
     _weights("int8 weights", "NNCF INT8_SYM, activations dynamic",
              Precision.INT8, partial(compressed, mode=INT8_SYM)),
     _weights("4 bit", "NNCF INT4_SYM, groups of 64, activations dynamic",
              Precision.FOUR_BIT,
              partial(compressed, mode=INT4_SYM, group_size=GROUP, all_layers=True,
                      advanced_parameters=SMALLER_GROUPS)),
-)  # fmt: skip
-METHODS = tuple(
-    Mode(PEER, f"NNCF {name}, {biases} bias correction", "", Precision.INT8,
-         partial(int8, fix=fix, fast=biases == "fast"))
-    for name, fix in (("int8", OverflowFix.DISABLE), ("overflow fix", OverflowFix.ENABLE))
-    for biases in ("fast", "full")
 )  # fmt: skip
