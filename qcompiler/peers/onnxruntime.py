@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,12 @@ def _quantized(job: Job, write: Callable[[Path], None]) -> Program:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Its advice to preprocess, which changes nothing here, is not shown."""
+    """Its advice to preprocess, which changes nothing here, is not shown, nor what it prints."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         logging.disable(before)
 

@@ -98,6 +98,23 @@ def test_every_mode_computes_the_module(name: str, job) -> None:
     assert [p.name for p in job.folder.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_every_method_quantizes_in_silence_and_takes_other_inputs(name: str, job, capfd) -> None:
+    if not installed(name):
+        pytest.skip(NO_PEERS)
+    found = peers.methods(name)
+    assert len({m.name for m in found}) == len(found) >= 2
+    for mode in found:
+        program = mode.prepare(job)
+        assert program.on is not None and decibels(job, program) > 15, mode.label
+        twice = tuple(2 * t for t in job.inputs)
+        (other,) = program.on(twice).outputs()
+        with torch.no_grad():
+            wanted = job.module(*twice)
+        assert (torch.as_tensor(other) - wanted).norm() < 0.5 * wanted.norm()
+    assert capfd.readouterr().out == ""
+
+
 def test_the_module_stays_in_eval_mode_and_is_written_once(job) -> None:
     if not installed("onnxruntime"):
         pytest.skip(NO_PEERS)
