@@ -65,7 +65,8 @@ def test_one_dump_for_each_pass(outcome: demo.Outcome) -> None:
 def test_the_page_shows_results_and_no_pictures(outcome: demo.Outcome) -> None:
     page = (outcome.out / "report.html").read_text()
     assert "17.91 MiB" in page and "SQNR of logits" in page
-    assert page.count("<figure") == 50  # a histogram for each layer with weights
+    assert page.count('<figure id="w-') == 50  # a histogram for each layer with weights
+    assert page.count('<figure id="a-') == 51  # and for each tensor of codes
     assert "<img" not in page and "data:image" not in page and "imagenet" not in page
 
 
