@@ -286,7 +286,7 @@ def remarks(outcome: Outcome) -> list[str]:
     return [
         *lines,
         f"{out}/m.qcm        the program: qcompiler inspect, verify and run take it",
-        f"{out}/report.html  layers, histograms of weights and activations before and after, ranges",
+        f"{out}/report.html  layers, histograms of weights and activations before and after",
         f"{out}/graphs/      the graph after each pass",
     ]
 
