@@ -13,7 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.peers import Family, Job, first_line, methods
+from qcompiler.bench.works import family_of
+from qcompiler.peers import Job, first_line, methods
+from qcompiler.peers.mode import SATURATES
 from qcompiler.recipe import Activations, Recipe, Rounding, Scaling, recipe_of
 from qcompiler.timing import in_long_turns
 
@@ -122,7 +124,7 @@ def of_peer(name: str, peer: str, method: str) -> Row:
     module = task.module()
     mode = next(m for m in methods(peer) if m.name == method)
     with TemporaryDirectory() as folder:
-        job = Job(name, module, held_out[0], tuple(calibration), Family.TRANSFORMER, 1,
+        job = Job(name, module, held_out[0], tuple(calibration), family_of(module), 1,
                   Path(folder))  # fmt: skip
         try:
             exported(job)
@@ -178,7 +180,7 @@ def table(name: str, recipe: Recipe, found: Sequence[Row]) -> Table:
             f"{row.ms:.4g}", f"{row.seconds:.0f}", f"{row.peak_mb:.0f}",
         )  # fmt: skip
     if any(row.method.endswith(" *") for row in found):
-        made.caption = "* can saturate here: pairs of 8-bit products are added in 16 bits"
+        made.caption = f"* {SATURATES}"
     return made
 
 

@@ -88,14 +88,13 @@ def bench(target: str, recipe: str, against: str, rounds: int | None, like: str 
     if options["source"] and options["every"]:
         raise click.UsageError("--all measures every built-in work; leave SOURCE out")
     machine, wanted = chosen(target, recipe)
+    peers = peers_of(against)
     if methods:
-        with_peers = peers_of(against)
-        _bench_methods(options["source"], wanted, machine.name, with_peers, options["as_json"])
+        _bench_methods(options["source"], wanted, machine.name, peers, options["as_json"])
         return
     require_writable(database)
     if database is not None and Path(database).exists():
         machine = timed(machine, database)
-    peers = peers_of(against)
     many = bool(peers) or options["every"]
     count = rounds or (ROUNDS_OF_MANY if many else ROUNDS)
     asked = Asked(target=machine, recipe=wanted, peers=peers, rounds=count, **options)

@@ -50,7 +50,7 @@ def modes(peer: str) -> tuple[Mode, ...]:
 
 
 def methods(peer: str) -> tuple[Mode, ...]:
-    """The ways in which a peer quantizes with calibration data; none where it has one or none.
+    """The ways in which a peer quantizes with calibration data; none for a peer that does not.
     Raises as `require` does."""
     require(peer)
     found: tuple[Mode, ...] = getattr(import_module(f"qcompiler.peers.{peer}"), "METHODS", ())

@@ -41,6 +41,7 @@ BOUND_BY_WEIGHTS = frozenset({Family.WEIGHTS})
 SUMS_IN_32_BITS = frozenset({"avx_vnni", "avx512_vnni", "asimddp", "i8mm"})
 """CPU features with an instruction that adds products of bytes in 32 bits; where there is none,
 the fast one adds pairs in 16, and full ranges overflow it."""
+SATURATES = "can saturate here: pairs of 8-bit products are added in 16 bits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Mode:
         found = features() if here is None else here
         if not self.saturates or found & SUMS_IN_32_BITS:
             return ""
-        return "can saturate here: pairs of 8-bit products are added in 16 bits"
+        return SATURATES
 
 
 class Skipped(RuntimeError):
